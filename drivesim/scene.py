@@ -1,0 +1,154 @@
+"""What crosses from room to room: clips, boxes, labels, levels, conditions. Shapes are checked here, once, at the door.
+
+``B`` clips, ``T`` frames, ``C`` channels, ``H W`` pixels, ``h w`` latent cells, ``N`` boxes, ``L`` tokens.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from fractions import Fraction
+
+import numpy as np
+import torch
+from einops import rearrange
+from torch import Tensor
+
+CLASSES = ("car", "truck", "bus", "trailer", "motorcycle", "bicycle", "rider", "pedestrian", "other")
+CARS = ("car", "truck", "bus", "trailer")  # the classes that the label "number of cars" counts
+KEYFRAME_FPS = Fraction(15, 8)
+VIDEO_FPS = Fraction(30)
+
+
+@dataclass(frozen=True)
+class Labels:
+    """The paper's two labels of a clip [E.1]; ``None`` is unknown and trains as dropped."""
+
+    night: bool | None = None
+    cars: int | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Boxes:
+    """The boxes of one clip, a row per (time, track).
+
+    Args:
+        time: ``N`` exact seconds.
+        track: ``N`` ids, persistent over the clip.
+        cls: ``N`` words of ``CLASSES``.
+        box: ``N 4`` float, ``x0 y0 x1 y1`` as fractions of width and height.
+        visibility: ``N`` float in [0, 1]; NaN is unknown.
+    """
+
+    time: tuple[Fraction, ...]
+    track: np.ndarray
+    cls: tuple[str, ...]
+    box: np.ndarray
+    visibility: np.ndarray
+
+    def __post_init__(self) -> None:
+        n = len(self.time)
+        if self.box.shape != (n, 4) or self.track.shape != (n,) or self.visibility.shape != (n,) or len(self.cls) != n:
+            raise ValueError(f"boxes disagree: {n} times, {self.track.shape} tracks, {len(self.cls)} classes, {self.box.shape}")
+
+    def __len__(self) -> int:
+        return len(self.time)
+
+
+@dataclass(frozen=True, eq=False)
+class Clip:
+    """Consecutive frames of one video.
+
+    Args:
+        frames: uint8 ``T H W 3``, RGB.
+        fps: exact frame rate of ``frames``.
+        start: seconds of the first frame within its source.
+        clip_id: SHA-256 of the source's bytes, or a name for what has no file.
+    """
+
+    frames: np.ndarray
+    fps: Fraction
+    start: Fraction = Fraction(0)
+    clip_id: str = ""
+    labels: Labels = Labels()
+    boxes: Boxes | None = None
+
+    def __post_init__(self) -> None:
+        if self.frames.dtype != np.uint8 or self.frames.ndim != 4 or self.frames.shape[-1] != 3:
+            raise ValueError(f"a clip is uint8 T H W 3, not {self.frames.dtype} {self.frames.shape}")
+
+    def __repr__(self) -> str:
+        t, h, w, _ = self.frames.shape
+        return f"Clip({self.clip_id[:8]} {t} frames {h}x{w} at {self.fps} fps from {self.start} s)"
+
+
+def to_model(frames: np.ndarray | Tensor) -> Tensor:
+    """uint8 ``... T H W 3`` at the door to float ``... T 3 H W`` in [-1, 1] inside."""
+    return rearrange(torch.as_tensor(frames), "... h w c -> ... c h w").float() / 127.5 - 1
+
+
+def to_pixels(video: Tensor) -> np.ndarray:
+    """float ``... T 3 H W`` in [-1, 1] inside to uint8 ``... T H W 3`` at the door; out of range is clipped."""
+    levels = ((video.detach().float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+    return np.ascontiguousarray(rearrange(levels, "... c h w -> ... h w c").cpu().numpy())
+
+
+@dataclass(frozen=True, eq=False)
+class Level:
+    """The noise level of every frame.
+
+    Args:
+        sigma: ``B T`` float, variance-exploding: ``x = x0 + sigma n``.
+        index: ``B T`` long index into the discrete schedule, or None for a continuous one.
+    """
+
+    sigma: Tensor
+    index: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if self.sigma.ndim != 2 or (self.index is not None and self.index.shape != self.sigma.shape):
+            raise ValueError(f"a level is B T, not {tuple(self.sigma.shape)}")
+
+    def of(self, x: Tensor) -> Tensor:
+        """``sigma`` as ``B T 1 1 1``, ready to be multiplied with ``x``."""
+        return self.sigma.to(x)[..., None, None, None]
+
+
+@dataclass(frozen=True, eq=False)
+class Condition:
+    """All that the denoiser is told. Each field None = unknown or dropped, which differs from "none here".
+
+    Args:
+        tokens: ``B L D`` for the cross-attention (labels, text, boxes), ``mask`` ``B L`` bool with True = attend.
+        planes: ``B T P h w``, rasterised boxes.
+        context: ``B T C h w`` latents, ``context_mask`` ``B T`` (1 = given), ``context_level`` ``B T`` (noise added to them).
+        given: ``B`` long, how many frames are given.
+        low: ``B T C h w``, low-resolution input, and ``low_level`` ``B``.
+        pooled: ``B D``, added to the time embedding.
+        fps: ``B``, frames per second of what is asked for.
+    """
+
+    tokens: Tensor | None = None
+    mask: Tensor | None = None
+    planes: Tensor | None = None
+    context: Tensor | None = None
+    context_mask: Tensor | None = None
+    context_level: Tensor | None = None
+    given: Tensor | None = None
+    low: Tensor | None = None
+    low_level: Tensor | None = None
+    pooled: Tensor | None = None
+    fps: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if self.context is not None and (self.context_mask is None or self.context_mask.shape != self.context.shape[:2]):
+            raise ValueError("context B T C h w needs a context_mask B T")
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Condition":
+        """``change`` applied to every field that is known."""
+        known = {f.name: getattr(self, f.name) for f in fields(self)}
+        return Condition(**{name: value if value is None else change(value) for name, value in known.items()})
+
+    def without_context(self) -> "Condition":
+        return replace(self, context=None, context_mask=None, context_level=None, given=None)
+
+    def without_labels(self) -> "Condition":
+        return replace(self, tokens=None, mask=None)
