@@ -1,0 +1,146 @@
+"""Guidance by context, labels and boxes, each with a scale and an interval of levels; branches that do nothing are not run.
+
+What the condition holds is put on one by one (nothing, then context, labels, boxes), and every step is stretched by its scale:
+
+    d = d0 + s_ctx (d_c - d0) + s_lab (d_cl - d_c) + s_box (d_clb - d_cl)
+
+Context alone is the paper's context guidance, ``f' = f(z) + s (f(z; c) - f(z))`` (arXiv 2304.08818, section 3.2). Sorted by branch, the
+weights are ``1 - s_ctx``, ``s_ctx - s_lab``, ``s_lab - s_box``, ``s_box``: a branch of weight 0 is not run. So scales of 1 cost one
+branch and give the conditional prediction bit for bit, and equal scales cost two.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from math import inf
+
+import torch
+from einops import rearrange, repeat
+from torch import Tensor
+
+from drivesim.errors import Mistake
+from drivesim.scene import Condition, Level
+
+Denoise = Callable[[Tensor, Level, Condition], Tensor]
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How much one part of the condition is stretched: ``value`` for ``low < sigma <= high``, 1 (no guidance) elsewhere."""
+
+    value: float = 1.0
+    low: float = 0.0
+    high: float = inf
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.low < self.high:
+            raise Mistake(f"an interval of sigma is 0 <= low < high, not {self.low} to {self.high}", where="guidance")
+
+    def at(self, sigma: Tensor) -> Tensor:
+        """The scale of every frame, ``B T`` float64."""
+        inside = (sigma > self.low) & (sigma <= self.high)
+        return torch.where(inside, self.value, 1.0).double()
+
+
+class Guidance:
+    """A denoiser whose prediction is guided; called as the denoiser itself is.
+
+    Args:
+        denoiser: ``(x, level, condition) -> x0``.
+        context, labels, boxes: a ``Scale``, or a number that holds at every level. A part that the condition lacks is left out.
+        null_tokens: ``L D``, the tokens that mean "labels dropped"; None: dropped labels are ``tokens = None``.
+        batched: branches of one form run in one call, along B; otherwise one after another, which takes less memory.
+    """
+
+    def __init__(
+        self,
+        denoiser: Denoise,
+        *,
+        context: Scale | float = 1.0,
+        labels: Scale | float = 1.0,
+        boxes: Scale | float = 1.0,
+        null_tokens: Tensor | None = None,
+        batched: bool = False,
+    ):
+        self.denoiser, self.null_tokens, self.batched = denoiser, null_tokens, batched
+        self.context, self.labels, self.boxes = (
+            scale if isinstance(scale, Scale) else Scale(scale) for scale in (context, labels, boxes)
+        )
+
+    def __call__(self, x: Tensor, level: Level, condition: Condition) -> Tensor:
+        branches = self._branches(level, condition)
+        predictions = self._run(x, level, [branch for _, branch in branches])
+        terms = [weight.to(x) * each for (weight, _), each in zip(branches, predictions, strict=True)]
+        return torch.stack(terms).sum(0) if len(terms) > 1 else terms[0]
+
+    def _branches(self, level: Level, condition: Condition) -> list[tuple[Tensor, Condition]]:
+        """The branches that count, each with its weight (``B T 1 1 1``), from the barest to the full condition."""
+        parts = []
+        if condition.context is not None:
+            parts.append((self.context, _drop_context))
+        if condition.tokens is not None:
+            parts.append((self.labels, self._drop_labels))
+        if condition.planes is not None:
+            parts.append((self.boxes, _drop_boxes))
+        one = torch.ones_like(level.sigma, dtype=torch.float64)
+        scales = [one, *(scale.at(level.sigma) for scale, _ in parts), torch.zeros_like(one)]
+        branches = []
+        for held in range(len(parts) + 1):
+            weight = scales[held] - scales[held + 1]
+            if not bool(weight.any()):
+                continue
+            branch = condition
+            for _, drop in parts[held:]:
+                branch = drop(branch)
+            branches.append((rearrange(weight, "b t -> b t 1 1 1"), branch))
+        return branches
+
+    def _drop_labels(self, condition: Condition) -> Condition:
+        if self.null_tokens is None or condition.tokens is None:
+            return condition.without_labels()
+        tokens = repeat(self.null_tokens.to(condition.tokens), "l d -> b l d", b=len(condition.tokens))
+        mask = None if condition.mask is None else torch.ones_like(tokens[..., 0], dtype=torch.bool)
+        return replace(condition, tokens=tokens, mask=mask)
+
+    def _run(self, x: Tensor, level: Level, conditions: list[Condition]) -> list[Tensor]:
+        if not self.batched:
+            return [self.denoiser(x, level, condition) for condition in conditions]
+        results: dict[int, Tensor] = {}
+        for group in _alike(conditions):
+            size = len(group)
+            index = None if level.index is None else level.index.repeat(size, 1)
+            many = Level(level.sigma.repeat(size, 1), index)
+            joined = _join([conditions[n] for n in group])
+            predictions = self.denoiser(x.repeat(size, 1, 1, 1, 1), many, joined)
+            results |= dict(zip(group, predictions.chunk(size), strict=True))
+        return [results[n] for n in range(len(conditions))]
+
+
+def _drop_context(condition: Condition) -> Condition:
+    """Context dropped as in training, where one batch holds samples with and without: zeros, nothing marked, none given."""
+    names = ("context", "context_mask", "context_level", "given")
+    known = {name: getattr(condition, name) for name in names}
+    return replace(
+        condition, **{name: value if value is None else torch.zeros_like(value) for name, value in known.items()}
+    )
+
+
+def _drop_boxes(condition: Condition) -> Condition:
+    return replace(condition, planes=None)
+
+
+def _alike(conditions: list[Condition]) -> list[list[int]]:
+    """Positions of the conditions that can be joined: the same fields known, of the same shapes."""
+    groups: dict[tuple, list[int]] = {}
+    for n, condition in enumerate(conditions):
+        values = (getattr(condition, field.name) for field in fields(condition))
+        groups.setdefault(tuple(None if value is None else value.shape for value in values), []).append(n)
+    return list(groups.values())
+
+
+def _join(conditions: list[Condition]) -> Condition:
+    """Conditions of one form, one after another along B."""
+    joined = {}
+    for field in fields(Condition):
+        values = [getattr(condition, field.name) for condition in conditions]
+        joined[field.name] = None if values[0] is None else torch.cat(values)
+    return Condition(**joined)
