@@ -1,0 +1,1 @@
+"""Networks and nothing else: no noise, no loss, no files but their own weights."""

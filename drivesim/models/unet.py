@@ -1,0 +1,214 @@
+"""The image model's U-Net in Stable Diffusion's layout: the same class with other numbers is the driving LDM [Table 6] or SD.
+
+It knows nothing of time. ``after`` is called behind every residual block and inside every transformer, with the site's
+name and its features: that is where temporal layers stand [§3.1]. Without it this is the image model, bit for bit.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from drivesim.models.blocks import Downsample, Resnet, TimeEmbedding, TransformerBlock, Upsample, sinusoid
+
+After = Callable[[str, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class UNetConfig:
+    """Args:
+    channels: width of each level.
+    blocks: residual blocks a level (one more on the way up).
+    attention: which levels have spatial transformers; the middle has one if any level has.
+    head_channels: channels of an attention head; ``heads``, where given, fixes their number instead (SD 1.x: 8).
+    cross: width of the tokens in cross-attention, None for a model without.
+    depth: transformer blocks at each place.
+    linear: the transformer's projections are linear (SD 2.x) instead of 1x1 convolutions.
+    groups: of the group norms.
+    """
+
+    channels: tuple[int, ...] = (224, 448, 448, 672, 896)
+    blocks: int = 4
+    attention: tuple[bool, ...] = (True, True, True, False, False)
+    head_channels: int = 32
+    heads: int | None = None
+    cross: int | None = 256
+    depth: int = 1
+    linear: bool = False
+    groups: int = 32
+    in_channels: int = 4
+    out_channels: int = 4
+
+    def __post_init__(self) -> None:
+        if len(self.attention) != len(self.channels):
+            raise ValueError(f"attention has {len(self.attention)} levels, channels {len(self.channels)}")
+
+    @property
+    def embedding(self) -> int:
+        return 4 * self.channels[0]
+
+    def heads_at(self, channels: int) -> int:
+        return self.heads or max(1, channels // self.head_channels)
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where a temporal layer stands: behind the residual block or inside the transformer called ``name``."""
+
+    name: str
+    channels: int
+    level: int
+    transformer: bool
+
+
+class Transformer(nn.Module):
+    """Norm, projection, transformer blocks over the cells of a frame, projection, residual."""
+
+    def __init__(self, channels: int, config: UNetConfig):
+        super().__init__()
+        self.linear = config.linear
+        self.norm = nn.GroupNorm(config.groups, channels, eps=1e-6)
+        self.proj_in = nn.Linear(channels, channels) if config.linear else nn.Conv2d(channels, channels, 1)
+        heads = config.heads_at(channels)
+        self.transformer_blocks = nn.ModuleList(
+            TransformerBlock(channels, heads, config.cross) for _ in range(config.depth)
+        )
+        self.proj_out = nn.Linear(channels, channels) if config.linear else nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x: Tensor, tokens: Tensor | None, mask: Tensor | None, site: str, after: After | None) -> Tensor:
+        h = x.shape[-2]
+        y = self.norm(x)
+        y = self.proj_in(rearrange(y, "n c h w -> n (h w) c")) if self.linear else rearrange(self.proj_in(y), "n c h w -> n (h w) c")
+        for i, block in enumerate(self.transformer_blocks):
+            y = block(y, tokens, mask)
+            if after is not None:
+                y = after(f"{site}.{i}", y)
+        y = rearrange(self.proj_out(y) if self.linear else y, "n (h w) c -> n c h w", h=h)
+        return x + (y if self.linear else self.proj_out(y))
+
+
+class Stage(nn.Module):
+    """One resolution: residual blocks, transformers beside them where there is attention, then down or up."""
+
+    def __init__(self, widths: list[tuple[int, int]], config: UNetConfig, attention: bool):
+        super().__init__()
+        emb = config.embedding
+        self.resnets = nn.ModuleList(Resnet(a, b, emb, config.groups, 1e-5) for a, b in widths)
+        if attention:
+            self.attentions = nn.ModuleList(Transformer(b, config) for _, b in widths)
+
+    def step(self, i: int, x: Tensor, c: "Call", site: str) -> Tensor:
+        x = c.after_at(f"{site}.resnets.{i}", self.resnets[i](x, c.emb))
+        if hasattr(self, "attentions"):
+            x = self.attentions[i](x, c.tokens, c.mask, f"{site}.attentions.{i}", c.after)
+        return x
+
+
+class Middle(nn.Module):
+    def __init__(self, channels: int, config: UNetConfig):
+        super().__init__()
+        emb = config.embedding
+        self.resnets = nn.ModuleList(Resnet(channels, channels, emb, config.groups, 1e-5) for _ in range(2))
+        if any(config.attention):
+            self.attentions = nn.ModuleList([Transformer(channels, config)])
+
+    def forward(self, x: Tensor, c: "Call") -> Tensor:
+        x = c.after_at("mid_block.resnets.0", self.resnets[0](x, c.emb))
+        for attention in getattr(self, "attentions", ()):
+            x = attention(x, c.tokens, c.mask, "mid_block.attentions.0", c.after)
+        return c.after_at("mid_block.resnets.1", self.resnets[1](x, c.emb))
+
+
+@dataclass(frozen=True, eq=False)
+class Call:
+    """What every block of one forward call is given."""
+
+    emb: Tensor
+    tokens: Tensor | None
+    mask: Tensor | None
+    after: After | None
+
+    def after_at(self, site: str, x: Tensor) -> Tensor:
+        return x if self.after is None else self.after(site, x)
+
+
+class UNet(nn.Module):
+    """``forward(x n C h w, noise n, tokens n L D) -> n C h w``; ``noise`` is what the preconditioning says of the level."""
+
+    def __init__(self, config: UNetConfig):
+        super().__init__()
+        self.config = config
+        widths, emb = config.channels, config.embedding
+        self.conv_in = nn.Conv2d(config.in_channels, widths[0], 3, padding=1)
+        self.time_embedding = TimeEmbedding(widths[0], emb)
+        self.down_blocks = nn.ModuleList()
+        skips = [widths[0]]
+        for i, (a, b) in enumerate(zip((widths[0], *widths), widths, strict=False)):
+            stage = Stage([(a, b)] + [(b, b)] * (config.blocks - 1), config, config.attention[i])
+            skips += [b] * config.blocks
+            if i < len(widths) - 1:
+                stage.downsamplers = nn.ModuleList([Downsample(b, padding=1)])
+                skips.append(b)
+            self.down_blocks.append(stage)
+        self.mid_block = Middle(widths[-1], config)
+        self.up_blocks = nn.ModuleList()
+        a = widths[-1]
+        for i, b in enumerate(reversed(widths)):
+            pairs = [((a if j == 0 else b) + skips.pop(), b) for j in range(config.blocks + 1)]
+            stage = Stage(pairs, config, config.attention[::-1][i])
+            if i < len(widths) - 1:
+                stage.upsamplers = nn.ModuleList([Upsample(b)])
+            self.up_blocks.append(stage)
+            a = b
+        self.conv_norm_out = nn.GroupNorm(config.groups, widths[0], eps=1e-5)
+        self.conv_out = nn.Conv2d(widths[0], config.out_channels, 3, padding=1)
+
+    def embed(self, noise: Tensor) -> Tensor:
+        """The time embedding ``n -> n e``."""
+        return self.time_embedding(sinusoid(noise, self.config.channels[0]).to(self.conv_in.weight.dtype))
+
+    def forward(
+        self,
+        x: Tensor,
+        noise: Tensor,
+        tokens: Tensor | None = None,
+        mask: Tensor | None = None,
+        pooled: Tensor | None = None,
+        after: After | None = None,
+    ) -> Tensor:
+        emb = self.embed(noise)
+        c = Call(emb if pooled is None else emb + pooled, tokens, mask, after)
+        x = self.conv_in(x)
+        skips = [x]
+        for i, stage in enumerate(self.down_blocks):
+            for j in range(len(stage.resnets)):
+                x = stage.step(j, x, c, f"down_blocks.{i}")
+                skips.append(x)
+            for down in getattr(stage, "downsamplers", ()):
+                x = down(x)
+                skips.append(x)
+        x = self.mid_block(x, c)
+        for i, stage in enumerate(self.up_blocks):
+            for j in range(len(stage.resnets)):
+                x = stage.step(j, torch.cat([x, skips.pop()], dim=1), c, f"up_blocks.{i}")
+            for up in getattr(stage, "upsamplers", ()):
+                x = up(x, skips[-1].shape[-2:])
+        return self.conv_out(F.silu(self.conv_norm_out(x)))
+
+    def sites(self) -> Iterator[Site]:
+        """Every place for a temporal layer, in the order of the forward pass. Level 0 is the full resolution."""
+        last = len(self.config.channels) - 1
+        for name, stage, level in (
+            *((f"down_blocks.{i}", s, i) for i, s in enumerate(self.down_blocks)),
+            ("mid_block", self.mid_block, last),
+            *((f"up_blocks.{i}", s, last - i) for i, s in enumerate(self.up_blocks)),
+        ):
+            for j, resnet in enumerate(stage.resnets):
+                channels = resnet.conv1.out_channels
+                yield Site(f"{name}.resnets.{j}", channels, level, transformer=False)
+                if hasattr(stage, "attentions") and j < len(stage.attentions):
+                    for k in range(self.config.depth):
+                        yield Site(f"{name}.attentions.{j}.{k}", channels, level, transformer=True)
