@@ -1,0 +1,61 @@
+"""What every room's tests share: the real clips, two cores, and a global random state that nobody may move."""
+
+import os
+import random
+import warnings
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+# Two cores overall: two workers of one thread each, or one process of two. Set before torch is imported; subprocesses
+# inherit it.
+THREADS = 1 if "PYTEST_XDIST_WORKER" in os.environ else 2
+os.environ.setdefault("OMP_NUM_THREADS", str(THREADS))
+
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+import torch  # noqa: E402
+
+torch.set_num_threads(THREADS)
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder with the real clips: DRIVESIM_SHARED, or ``../shared`` beside the repository.
+
+    Absent, the test is skipped with a warning in the summary; with DRIVESIM_REQUIRE_SHARED=1 it fails.
+    """
+    folder = Path(os.environ.get("DRIVESIM_SHARED", REPOSITORY.parent / "shared"))
+    if (folder / "data" / "permissive").is_dir():
+        return folder
+    message = f"NO REAL CLIPS: {folder}/data/permissive is absent; what needs it is NOT tested (set DRIVESIM_SHARED)"
+    if os.environ.get("DRIVESIM_REQUIRE_SHARED") == "1":
+        pytest.fail(message)
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        warnings.warn(message, stacklevel=1)
+    pytest.skip(message)
+
+
+@pytest.fixture(autouse=True)
+def no_leaking_randomness(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Seeds torch by the test's name, so that networks are initialised alike in any order of tests, and fails where the
+    test, or what it called, seeded torch globally or moved numpy's or Python's global state."""
+    seed = zlib.crc32(request.node.nodeid.encode())
+    before = torch.get_rng_state()
+    torch.manual_seed(seed)
+    numpy_before, python_before = np.random.get_state(), random.getstate()  # noqa: NPY002
+    yield
+    moved = []
+    if torch.initial_seed() != seed:
+        moved.append("torch was seeded globally (a test is seeded already; else torch.random.fork_rng)")
+    if not all(np.array_equal(a, b) for a, b in zip(np.random.get_state(), numpy_before, strict=True)):  # noqa: NPY002
+        moved.append("numpy's global state moved (use drivesim.randomness.generator)")
+    if random.getstate() != python_before:
+        moved.append("Python's global random state moved")
+    torch.set_rng_state(before)
+    np.random.set_state(numpy_before)  # noqa: NPY002
+    random.setstate(python_before)
+    if moved:
+        pytest.fail("random state leaks: " + "; ".join(moved))
