@@ -1,0 +1,160 @@
+"""``builtin-v1``: a small frozen network that stands in where the Kinetics or LPIPS weights are not at hand.
+
+It was trained by ``tools/make_builtin.py`` on what the procedural world knows of its clips (displacement, curvature, yaw,
+agents, night) and on how far true clips had been distorted (blur, noise, shuffled and frozen frames, warp, colour), never on
+generated video. The file is frozen: its hash stands here, and a better network is builtin-v2. Scores in its features are
+named ``fvd[builtin-v1]``, never ``fvd``.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from drivesim import config, weights
+from drivesim.errors import Mistake
+from drivesim.metrics.features import check_video
+
+NAME = "builtin-v1"
+FILE = Path(__file__).with_name("builtin-v1.safetensors")
+SHA256 = "0" * 64
+SIZE = (64, 128)
+FRAMES = 16
+MIN_FRAMES = 8
+PERCEPTUAL_STAGES = 3
+
+
+@dataclass(frozen=True)
+class BuiltinConfig:
+    """Shape of the network.
+
+    Args:
+        channels: of each stage; every stage halves height and width.
+        strides: over time, of each stage.
+        features: length of the vector.
+    """
+
+    channels: tuple[int, ...] = (24, 48, 96, 192)
+    strides: tuple[int, ...] = (1, 1, 2, 2)
+    features: int = 64
+
+
+class Stage(nn.Module):
+    """A spatial convolution (1,3,3), strided in space, and a temporal one (3,1,1) beside a skip, strided in time.
+
+    Both run as 2-D convolutions: a 3-D one gives other last bits for other batch sizes.
+    """
+
+    def __init__(self, inputs: int, outputs: int, stride: int):
+        super().__init__()
+        self.spatial = nn.Conv2d(inputs, outputs, 3, stride=2, padding=1)
+        self.temporal = nn.Conv2d(outputs, outputs, (3, 1), stride=(stride, 1), padding=(1, 0))
+        self.stride = stride
+
+    def forward(self, x: Tensor, frames: int) -> Tensor:
+        """``(B T) C H W`` to ``(B T/stride) C' H/2 W/2``."""
+        x = F.relu(self.spatial(x))
+        h = x.shape[-2]
+        x = rearrange(x, "(b t) c h w -> b c t (h w)", t=frames)
+        x = x[:, :, :: self.stride] + F.relu(self.temporal(x))
+        return rearrange(x, "b c t (h w) -> (b t) c h w", h=h)
+
+
+class Network(nn.Module):
+    """Frames and their coordinates through strided stages; mean over time and space; a linear map to the features."""
+
+    def __init__(self, config: BuiltinConfig):
+        super().__init__()
+        widths = (5, *config.channels)
+        self.stages = nn.ModuleList(Stage(a, b, s) for a, b, s in zip(widths, widths[1:], config.strides, strict=False))
+        self.head = nn.Linear(config.channels[-1], config.features)
+
+    def forward(self, video: Tensor) -> Tensor:
+        """float ``B T 3 H W`` in [-1, 1] to ``B d``."""
+        b, t = video.shape[:2]
+        x = with_coordinates(rearrange(video, "b t c h w -> (b t) c h w"))
+        for stage in self.stages:
+            x = stage(x, t)
+            t = -(-t // stage.stride)
+        pooled = rearrange(x.float().mean((-2, -1)), "(b t) c -> b t c", b=b).mean(1)
+        return self.head(pooled)
+
+    def spatial_features(self, x: Tensor, stages: int) -> list[Tensor]:
+        """What the first ``stages`` see in single frames ``b 3 H W``: their spatial convolutions without the temporal ones."""
+        x, found = with_coordinates(x), []
+        for stage in list(self.stages)[:stages]:
+            x = F.relu(stage.spatial(x))
+            found.append(x)
+        return found
+
+
+def with_coordinates(x: Tensor) -> Tensor:
+    """``b 3 H W`` with row and column in [-1, 1] beside the colours, so that a mean over space still knows where things were."""
+    b, _, h, w = x.shape
+    row = torch.linspace(-1, 1, h, device=x.device, dtype=x.dtype)[:, None].expand(b, 1, h, w)
+    column = torch.linspace(-1, 1, w, device=x.device, dtype=x.dtype).expand(b, 1, h, w)
+    return torch.cat([x, row, column], 1)
+
+
+def load(file: Path = FILE, device: str | torch.device = "cpu") -> Network:
+    """The frozen network.
+
+    Raises:
+        Mistake: the file is not the one whose hash stands in this module.
+    """
+    if not file.is_file() or weights.sha256(file) != SHA256:
+        raise Mistake(f"this is not {NAME}: the file's hash differs from the one in the code", where=file, mend="install drivesim again")
+    tensors, header = weights.load(file, "extractor")
+    network = Network(config.build(BuiltinConfig, header.config, file))
+    weights.fill(network, tensors, file)
+    return network.to(device).eval().requires_grad_(False)
+
+
+class Builtin:
+    """The extractor ``builtin-v1``; see ``features.Extractor``. Made for 16 frames of 64x128 at any frame rate."""
+
+    name, sha, size, min_frames, dim = NAME, SHA256, SIZE, MIN_FRAMES, BuiltinConfig.features
+
+    def __init__(self, device: str | torch.device = "cpu"):
+        self.network, self.device = load(device=device), device
+
+    @torch.inference_mode()
+    def __call__(self, video: Tensor) -> Tensor:
+        check_video(video, self.min_frames)
+        return self.network(prepare(video.to(self.device))).float().cpu()
+
+
+def prepare(video: Tensor) -> Tensor:
+    """uint8 ``B T H W 3`` of any size to float ``B T 3 64 128`` in [-1, 1]; resized bilinearly with antialiasing."""
+    x = rearrange(video, "b t h w c -> (b t) c h w").float() / 127.5 - 1
+    if x.shape[-2:] != SIZE:
+        x = F.interpolate(x, SIZE, mode="bilinear", antialias=True)
+    return rearrange(x, "(b t) c h w -> b t c h w", b=len(video))
+
+
+def perceptual(x: Tensor, y: Tensor) -> Tensor:
+    """How unlike two sets of frames look to ``builtin-v1``: LPIPS' distance [Zhang 2018] in its first spatial layers.
+
+    Args:
+        x, y: ``b 3 H W`` in [-1, 1]; gradients flow to both.
+
+    Returns:
+        A scalar: the squared difference of channel-normalised features, mean over space, batch and layers. Not LPIPS: its own name.
+    """
+    network = _shared(x.device)
+    pairs = zip(network.spatial_features(x, PERCEPTUAL_STAGES), network.spatial_features(y, PERCEPTUAL_STAGES), strict=True)
+    return torch.stack([(_unit(a) - _unit(b)).square().sum(1).mean() for a, b in pairs]).mean()
+
+
+def _unit(x: Tensor) -> Tensor:
+    x = x.float()
+    return x * (x.square().sum(1, keepdim=True) + 1e-6).rsqrt()  # the constant inside the root keeps the gradient of an empty cell finite
+
+
+@lru_cache(maxsize=4)
+def _shared(device: torch.device) -> Network:
+    return load(device=device)

@@ -1,0 +1,106 @@
+"""A score with all that must agree before it may be compared with another: the schema ``drivesim.score/1``."""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from fractions import Fraction
+from typing import Any
+
+SCHEMA = "drivesim.score/1"
+FEW_CLIPS = 400  # below this no estimator rescues the distance [measured: d = 400, true 8.81, N = 150 gives 70]
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """What was not scored, why, how often, and a few of its names."""
+
+    reason: str
+    count: int
+    examples: list[str]
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """How a score was made.
+
+    Args:
+        protocol: name of the preset.
+        extractor: ``{name, sha}``.
+        frames: of a clip.
+        fps: exact, as ``a/b``.
+        stride: frames from the first of a clip to the first of the next.
+        size: ``(H, W)`` that the extractor saw.
+        resize, range: in words.
+        cov: ``N`` or ``N-1``.
+        dtype: of the features and of the sums.
+        clips_real, clips_generated: hashes of the lists of clips.
+        version: of drivesim.
+    """
+
+    protocol: str
+    extractor: dict[str, str]
+    frames: int
+    fps: str
+    stride: int
+    size: tuple[int, int]
+    resize: str
+    range: str
+    cov: str
+    dtype: str
+    clips_real: str
+    clips_generated: str
+    version: str
+
+
+@dataclass(frozen=True)
+class Score:
+    """A value with its receipt; null is "not estimated", never 0. See ``Receipt``.
+
+    Args:
+        floor: the same distance between two halves of the real clips.
+        controls: ``{frozen, shuffled}``: what worthless video scores.
+    """
+
+    metric: str
+    value: float
+    n_real: int
+    n_generated: int
+    floor: float | None
+    controls: dict[str, float]
+    receipt: Receipt
+    warnings: list[str] = field(default_factory=list)
+    left_out: list[LeftOut] = field(default_factory=list)
+    estimate: float | None = None
+    se: float | None = None
+    curve: list[dict[str, float]] | None = None
+    usable_until: float | None = None
+    schema: str = SCHEMA
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON carries it."""
+        return json.loads(json.dumps(asdict(self)))
+
+
+def comparable(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
+    """The receipt's keys in which two scores (as plain values) differ though they must not; empty: they may be compared."""
+    mine, yours = one["receipt"], other["receipt"]
+    different = sorted(k for k in mine.keys() | yours.keys() if mine.get(k) != yours.get(k))
+    return [k for k in different if k not in ("clips_generated", "version")]
+
+
+def clips_hash(clips: Iterable[tuple[str, Fraction]]) -> str:
+    """Sixteen digits for a set of clips, each an id and its start in seconds; their order does not matter."""
+    lines = sorted(f"{clip_id} {start}" for clip_id, start in clips)
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+
+
+def warnings_for(n_real: int, n_generated: int, dim: int) -> list[str]:
+    """What a reader must hear before the value."""
+    found = []
+    for side, n in (("real", n_real), ("generated", n_generated)):
+        if n < FEW_CLIPS:
+            found.append(f"only {n} {side} clips: under {FEW_CLIPS} the distance is biased upward and not comparable with published values")
+        if n <= dim:
+            found.append(f"only {n} {side} clips for {dim} features: the covariance is singular")
+    return found
