@@ -1,12 +1,13 @@
 """YAML and ``key.sub=value`` overrides become the dataclass that stands beside its owner.
 
-jsonargparse checks types and fills defaults; this module adds what a user needs: the key that is wrong, the nearest real
-one, and the file it stands in. YAML is read by ``safe_load`` only: a tag that names Python objects is an error.
+jsonargparse checks types and fills defaults; this module adds what a user needs: the key that is wrong, the nearest
+real one, and the file it stands in. YAML is read by ``safe_load`` only: a tag that names Python objects is an error.
 """
 
 import dataclasses
 import hashlib
 import json
+import re
 import types
 import typing
 from pathlib import Path
@@ -29,7 +30,7 @@ def load(cls: type[T], file: str | Path | None, overrides: list[str] | tuple[str
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals:
-            raise Mistake(f"'{override}' is not key=value", mend="write overrides as key.sub=value, for example steps=100")
+            raise Mistake(f"'{override}' is not key=value", mend="overrides are key.sub=value, for example steps=100")
         _set(values, key.split("."), _parse(text, override), override)
     return build(cls, values, where=file or "command line")
 
@@ -61,17 +62,15 @@ def build(cls: type[T], values: dict[str, Any], where: object = "configuration")
     """``cls`` from plain values, every key and type checked."""
     from jsonargparse import ArgumentParser
 
-    _known_keys(cls, values, (), where)
+    _check_keys(cls, values, (), where)
     parser = ArgumentParser(exit_on_error=False, default_env=False)
     parser.add_argument("--config", type=cls)
     try:
-        parsed = parser.parse_object({"config": values} if values else {"config": {}})
-        return parser.instantiate_classes(parsed).config
+        return parser.instantiate(parser.parse_object({"config": values})).config
     except Mistake:
         raise
     except Exception as problem:  # jsonargparse raises several kinds; each is a value that does not fit
-        lines = [line.strip(" -") for line in str(problem).splitlines() if line.strip()]
-        raise Mistake(_shorter(lines), where=where, mend="--print-config shows every key with its value") from None
+        raise Mistake(_shorter(str(problem)), where=where, mend="--print-config shows every key and value") from None
 
 
 def plain(config: Any) -> dict[str, Any]:
@@ -104,24 +103,39 @@ def _set(values: dict[str, Any], path: list[str], value: Any, override: str) -> 
     values[path[-1]] = value
 
 
-def _known_keys(cls: Any, values: Any, path: tuple[str, ...], where: object) -> None:
-    if not dataclasses.is_dataclass(cls) or not isinstance(values, dict):
-        return
+def _check_keys(cls: Any, values: Any, path: tuple[str, ...], where: object) -> None:
+    """Keys that are not fields; null, or a bare value for an object, either of which jsonargparse would let through."""
     hints = typing.get_type_hints(cls)
     names = [field.name for field in dataclasses.fields(cls)]
     for key, value in values.items():
+        full = ".".join((*path, str(key)))
         if key not in names:
-            raise Mistake(f"unknown key '{'.'.join((*path, str(key)))}'", where=where, mend=nearest(str(key), names))
-        _known_keys(_inner(hints[key]), value, (*path, key), where)
+            raise Mistake(f"unknown key '{full}'", where=where, mend=nearest(str(key), names))
+        arms = _arms(hints[key])
+        if value is None:
+            if type(None) not in arms and Any not in arms:
+                raise Mistake(f"{full}: a value is expected, not null", where=where)
+            continue
+        inner = next((arm for arm in arms if dataclasses.is_dataclass(arm)), None)
+        if inner is not None and isinstance(value, dict):
+            _check_keys(inner, value, (*path, key), where)
+        elif inner is not None and not dataclasses.is_dataclass(value):
+            raise Mistake(f"{full}: keys are expected, not the value {value!r}", where=where)
 
 
-def _inner(hint: Any) -> Any:
-    """The dataclass in ``X | None``."""
-    if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
-        return next((arm for arm in typing.get_args(hint) if dataclasses.is_dataclass(arm)), hint)
-    return hint
+def _arms(hint: Any) -> tuple[Any, ...]:
+    """The types that ``X | Y`` allows."""
+    union = isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union
+    return typing.get_args(hint) if union else (hint,)
 
 
-def _shorter(lines: list[str]) -> str:
-    text = next((line for line in lines if "config" in line), lines[0] if lines else "does not fit")
-    return text.replace('"config.', '"').replace("config.", "").replace('Parser key "config": ', "")[:300]
+def _shorter(message: str) -> str:
+    """One line of jsonargparse's several: the whole key, what is expected, what was given."""
+    key = ".".join(re.findall(r'Parser key "([^"]+)"', message)).removeprefix("config").removeprefix(".")
+    lines = [line.strip(" -") for line in message.splitlines()]
+    given = next((line for line in lines if "Got value:" in line), None)
+    if given is None:  # a union names each arm that does not fit, then the value
+        arms = " or ".join(line.removeprefix("Expected ") for line in lines if line.startswith("Expected "))
+        value = next((line.removeprefix("Given value: ") for line in lines if line.startswith("Given value: ")), None)
+        given = f"Expected {arms}. Got value: {value}" if arms and value is not None else lines[-1]
+    return f"{key}: {given}"[:300] if key else given.replace("config.", "")[:300]
