@@ -1,12 +1,13 @@
-"""Guidance by context, labels and boxes, each with a scale and an interval of levels; branches that do nothing are not run.
+"""Guidance by context, labels and boxes, each with a scale and an interval of levels.
 
-What the condition holds is put on one by one (nothing, then context, labels, boxes), and every step is stretched by its scale:
+What the condition holds is put on one by one (nothing, then context, labels, boxes), and every step is stretched by
+its scale:
 
     d = d0 + s_ctx (d_c - d0) + s_lab (d_cl - d_c) + s_box (d_clb - d_cl)
 
-Context alone is the paper's context guidance, ``f' = f(z) + s (f(z; c) - f(z))`` (arXiv 2304.08818, section 3.2). Sorted by branch, the
-weights are ``1 - s_ctx``, ``s_ctx - s_lab``, ``s_lab - s_box``, ``s_box``: a branch of weight 0 is not run. So scales of 1 cost one
-branch and give the conditional prediction bit for bit, and equal scales cost two.
+Context alone is the paper's context guidance, ``f' = f(z) + s (f(z; c) - f(z))`` (arXiv 2304.08818, section 3.2).
+Sorted by branch, the weights are ``1 - s_ctx``, ``s_ctx - s_lab``, ``s_lab - s_box``, ``s_box``: a branch of weight 0
+is not run. So scales of 1 cost one branch and give the conditional prediction bit for bit, and equal scales cost two.
 """
 
 from collections.abc import Callable
@@ -25,7 +26,7 @@ Denoise = Callable[[Tensor, Level, Condition], Tensor]
 
 @dataclass(frozen=True)
 class Scale:
-    """How much one part of the condition is stretched: ``value`` for ``low < sigma <= high``, 1 (no guidance) elsewhere."""
+    """How much one part of the condition is stretched: ``value`` for ``low < sigma <= high``, 1 elsewhere."""
 
     value: float = 1.0
     low: float = 0.0
@@ -46,7 +47,7 @@ class Guidance:
 
     Args:
         denoiser: ``(x, level, condition) -> x0``.
-        context, labels, boxes: a ``Scale``, or a number that holds at every level. A part that the condition lacks is left out.
+        context, labels, boxes: a ``Scale``, or a number for every level. What the condition lacks is left out.
         null_tokens: ``L D``, the tokens that mean "labels dropped"; None: dropped labels are ``tokens = None``.
         batched: branches of one form run in one call, along B; otherwise one after another, which takes less memory.
     """
@@ -116,7 +117,7 @@ class Guidance:
 
 
 def _drop_context(condition: Condition) -> Condition:
-    """Context dropped as in training, where one batch holds samples with and without: zeros, nothing marked, none given."""
+    """Context dropped as in training, where a batch holds samples with and without: zeros, none marked, none given."""
     names = ("context", "context_mask", "context_level", "given")
     known = {name: getattr(condition, name) for name in names}
     return replace(

@@ -1,4 +1,4 @@
-"""The training loss: a level for every sample (or frame) from uniform numbers, and the square error on predicted frames only.
+"""The training loss: a level for every sample (or frame) from uniform numbers, the square error on predicted frames.
 
 Uniforms and noise are arguments, since randomness is a function of (seed, sample, step) and not of the batch.
 """
@@ -19,7 +19,7 @@ from drivesim.scene import Condition, Level
 class LossConfig:
     """
     Args:
-        power: ``t = u ** power``, with ``t`` in [0, 1) from clean to noise; below 1 puts weight on high noise, 1 is uniform.
+        power: ``t = u ** power``, with ``t`` in [0, 1) from clean to noise; below 1 favours high noise, 1 is uniform.
         shared: share of the noise's variance that all frames of a clip have in common.
         mean, std: of ``ln sigma``, for "edm"; SVD's run from (-1.2, 1.0) at low resolution to (1.0, 1.6).
     """
@@ -72,7 +72,8 @@ class DiffusionLoss:
             x0: ``B T C h w`` whitened latents.
             noise: ``B T C h w``, of unit variance.
             u: ``B`` or ``B T`` uniform in [0, 1).
-            predicted: ``B T``, true (1) where the frame is to be predicted; given frames bear no loss and no gradient. None is all.
+            predicted: ``B T``, true (1) where the frame is to be predicted; given frames bear no loss and no
+                gradient. None is all.
             weight: broadcastable to ``B T 1 h w``, a weight for every cell (mean 1 keeps the loss's scale).
 
         A sample without a predicted frame has loss 0.

@@ -58,7 +58,7 @@ class Levels:
 
     Args:
         sigmas: ``steps + 1`` float64, falling; the last is 0.
-        indices: ``steps`` indices of the discrete schedule; float64 where a spacing falls between two, or None for "edm".
+        indices: ``steps`` indices of the discrete schedule, float64 where a spacing falls between two; None for "edm".
     """
 
     sigmas: Tensor
@@ -105,7 +105,7 @@ class Schedule:
     def start_scale(self, sigma: float | Tensor) -> Tensor:
         """By what unit noise is multiplied to start at ``sigma``.
 
-        Variance-preserving training ends in unit variance, data included: ``sqrt(1 + sigma^2)`` here; EDM starts at ``sigma``.
+        Variance-preserving training ends in unit variance, data included: ``sqrt(1 + sigma^2)`` here; EDM: ``sigma``.
         """
         sigma = torch.as_tensor(sigma, dtype=torch.float64)
         return sigma if self.config.kind == "edm" else (1 + sigma**2).sqrt()
@@ -116,10 +116,11 @@ class Schedule:
         """The levels of a sampler of ``steps`` steps, the last of which goes to 0.
 
         Args:
-            spacing: "leading", "trailing", "linspace" of indices (Table 2 of arXiv 2305.08891), or "karras" of sigmas [EDM, eq. 5].
+            spacing: "leading", "trailing", "linspace" of indices (arXiv 2305.08891, Table 2), or "karras" of sigmas
+                [EDM, eq. 5].
             offset: added to the indices of "leading"; Stable Diffusion's is 1.
-            sampler: whose convention to follow, where diffusers' schedulers differ for one spacing: DPM-Solver++ lays out one
-                point more and leaves out the cleanest; Euler and Heun do not round to whole indices.
+            sampler: whose convention to follow, where diffusers' schedulers differ for one spacing: DPM-Solver++ lays
+                out one point more and leaves out the cleanest; Euler and Heun do not round to whole indices.
 
         Raises:
             Mistake: more steps than levels, an unknown spacing, an index spacing for "edm".
@@ -153,7 +154,7 @@ def shared_noise(clip: Tensor, frame: Tensor, shared: float) -> Tensor:
 
     Args:
         clip: ``B 1 C h w`` unit noise; ``frame``: ``B T C h w`` unit noise, independent of it.
-        shared: the correlation between two frames' noise, in [0, 1]  (the mixed noise of PYoCo, arXiv 2305.10474, eq. 5).
+        shared: the correlation between two frames' noise, in [0, 1] (PYoCo's mixed noise, arXiv 2305.10474).
     """
     return shared**0.5 * clip + (1 - shared) ** 0.5 * frame
 
@@ -174,7 +175,7 @@ def _linspace(start: float, end: float, steps: int) -> Tensor:
 
 
 def _indices(total: int, steps: int, spacing: Spacing, offset: int, sampler: SamplerName) -> np.ndarray:
-    """``steps`` falling indices, by the rules of diffusers' DDIMScheduler, EulerDiscreteScheduler, DPMSolverMultistepScheduler."""
+    """``steps`` falling indices, by the rules of diffusers' DDIM, EulerDiscrete and DPMSolverMultistep schedulers."""
     points = steps + 1 if sampler == "dpmpp_2m" else steps
     if spacing == "trailing":  # arange's own rounding decides ties, so it is written as they write it
         return np.arange(total, 0, -total / steps)[:steps].round().astype(np.int64) - 1

@@ -1,11 +1,11 @@
 """The wrapper between a network, which knows nothing of noise, and ``D(x, level, condition) -> x0``.
 
-With ``s`` the variance-exploding sigma, ``alpha = 1 / sqrt(1 + s^2)`` and ``sigma_vp = s / sqrt(1 + s^2)``, the network sees
-``alpha x``, which is the variance-preserving ``alpha x0 + sigma_vp n``, and its output ``F`` means
+With ``s`` the variance-exploding sigma, ``alpha = 1 / sqrt(1 + s^2)`` and ``sigma_vp = s / sqrt(1 + s^2)``, the
+network sees ``alpha x``, which is the variance-preserving ``alpha x0 + sigma_vp n``, and its output ``F`` means
 
     eps   x0 = x - s F
     v     x0 = alpha (alpha x) - sigma_vp F                     [Salimans & Ho, arXiv 2202.00512, app. D]
-    edm   x0 = x / (s^2 + 1) - s / sqrt(s^2 + 1) F              [SVD, arXiv 2311.15127, app. D.1]
+    edm   x0 = x / (s^2 + 1) - s / sqrt(s^2 + 1) F              [SVD, arXiv 2311.15127, app. D]
 
 The last two are one formula; "edm" differs in what the network is told of the level: ``ln(s) / 4`` instead of an index.
 """
@@ -24,7 +24,8 @@ class Denoiser:
     """``D(x, level, condition) -> x0`` around a network.
 
     Args:
-        network: called as ``network(c_in * x, noise, condition)``; ``noise`` is ``B T`` float32, the index or ``ln(sigma) / 4``.
+        network: called as ``network(c_in * x, noise, condition)``; ``noise`` is ``B T`` float32, the index or
+            ``ln(sigma) / 4``.
         schedule: what the network was trained with.
     """
 

@@ -1,12 +1,13 @@
-"""Samplers: functions of ``denoise(x, level) -> x0`` and of the levels to visit. They know no model and draw no random number.
+"""Samplers: functions of ``denoise(x, level) -> x0`` and of the levels to visit.
 
-All work on ``B T C h w`` with every frame at one level, in variance-exploding sigmas (there the ODE is ``dx/dsigma = (x - D) / sigma``,
-EDM, arXiv 2206.00364, eq. 1 with s(t) = 1, and the variance-preserving solvers keep their orders), and end at sigma 0.
-``x`` is noise times ``Schedule.start_scale(levels.sigmas[0])``.
+They know no model and draw no random number. All work on ``B T C h w`` with every frame at one level, in
+variance-exploding sigmas, where the probability-flow ODE is ``dx/dsigma = (x - D) / sigma`` (EDM, arXiv 2206.00364,
+eqs. 1 and 3), and end at sigma 0. ``x`` is noise times ``Schedule.start_scale(levels.sigmas[0])``.
 """
 
 from collections.abc import Callable
 from functools import partial
+from itertools import pairwise
 from math import expm1, log, sqrt
 
 from torch import Tensor
@@ -23,12 +24,14 @@ Sampler = Callable[[Denoise, Tensor, Levels, Noise | None], Tensor]
 def ddim(denoise: Denoise, x: Tensor, levels: Levels, noise: Noise | None = None, eta: float = 0.0) -> Tensor:
     """DDIM; ``eta`` 0 is deterministic (and then Euler), 1 is ancestral (DDPM).
 
-    Song et al., arXiv 2010.02502, eqs. 12 and 16, with ``abar = 1 / (1 + sigma^2)``: for a step from ``s`` to ``r < s`` they add noise of variance
+    Song et al., arXiv 2010.02502, eqs. 12 and 16, with ``abar = 1 / (1 + sigma^2)``: in a step from ``s`` to ``r < s``
+    they add noise of variance
 
         eta^2 (1 - abar_r) / (1 - abar_s) (1 - abar_s / abar_r)
 
     to the variance-preserving state. That state is ``sqrt(abar_r)`` times ours; with ``(1 - abar_r) / abar_r = r^2``,
-    ``1 - abar_s = s^2 / (1 + s^2)`` and ``1 - abar_s / abar_r = (s^2 - r^2) / (1 + s^2)``, our variance is ``eta^2 r^2 (s^2 - r^2) / s^2``.
+    ``1 - abar_s = s^2 / (1 + s^2)`` and ``1 - abar_s / abar_r = (s^2 - r^2) / (1 + s^2)``, our variance is
+    ``eta^2 r^2 (s^2 - r^2) / s^2``.
     """
     if eta > 0 and noise is None:
         raise ValueError("ddim with eta > 0 needs a noise source")
@@ -102,5 +105,4 @@ def sampler(name: str, eta: float = 0.0) -> Sampler:
 
 def _pairs(levels: Levels) -> list[tuple[float, float]]:
     """Every step's sigma and the one it goes to, as exact Python floats."""
-    sigmas = levels.sigmas.tolist()
-    return list(zip(sigmas[:-1], sigmas[1:], strict=True))
+    return list(pairwise(levels.sigmas.tolist()))
