@@ -1,0 +1,1 @@
+"""Clips come in: video, index, loader, latent cache."""
