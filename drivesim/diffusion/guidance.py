@@ -39,7 +39,7 @@ class Scale:
     def at(self, sigma: Tensor) -> Tensor:
         """The scale of every frame, ``B T`` float64."""
         inside = (sigma > self.low) & (sigma <= self.high)
-        return torch.where(inside, self.value, 1.0).double()
+        return torch.full_like(sigma, self.value, dtype=torch.float64).where(inside, 1.0)
 
 
 class Guidance:
