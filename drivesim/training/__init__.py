@@ -1,0 +1,1 @@
+"""Thin Lightning modules, one per stage; the loop that they share."""

@@ -1,0 +1,131 @@
+"""Stage ``autoencoder`` [§3.1.1, Table 8]: L1, perceptual, KL and a patch discriminator, as in latent diffusion."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from drivesim.models.autoencoder import Autoencoder, AutoencoderConfig, kl, split_moments
+from drivesim.models.discriminator import PatchDiscriminator, adversarial_weight, hinge
+from drivesim.randomness import normal
+from drivesim.scene import to_pixels
+from drivesim.training.loop import LoopConfig, Stage
+
+Perceptual = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class AutoencoderLoss:
+    """Weights of the loss beside L1, which has 1.
+
+    Args:
+        kl: of the divergence, in nats an element.
+        perceptual: of the feature distance that the job passes in.
+        gradient: of the L1 of image gradients at three scales: edges of far cars and lane marks weigh little in L1.
+        adversarial: of the discriminator, times the adaptive weight; from step ``adversarial_from`` on; 0 for none.
+    """
+
+    kl: float = 1e-3
+    perceptual: float = 1.0
+    gradient: float = 0.0
+    adversarial: float = 0.5
+    adversarial_from: int = 5000
+    width: int = 64
+
+
+class AutoencoderStage(Stage):
+    """Trains on single frames: batch ``{"video": B T 3 H W, "sample": B}``; frames count as images."""
+
+    def __init__(
+        self, config: AutoencoderConfig, loss: AutoencoderLoss, loop: LoopConfig, perceptual: Perceptual | None = None
+    ):
+        super().__init__(loop)
+        self.automatic_optimization = False  # two optimisers
+        self.model = Autoencoder(config)
+        self.weights = loss
+        self.discriminator = PatchDiscriminator(loss.width) if loss.adversarial else None
+        self.perceptual = perceptual
+        self.shown: Tensor | None = None
+
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
+        optimisers = [self.optimiser(self.model.parameters())]
+        if self.discriminator is not None:
+            optimisers.append(self.optimiser(self.discriminator.parameters()))
+        return optimisers
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        x = batch["video"].flatten(0, 1)
+        noise = self._noise(batch["sample"], x)
+        moments = self.model.encode(x)
+        mean, deviation = split_moments(moments)
+        y = self.model.decode(mean + deviation * noise).float()
+        nll = self._nll(x, y)
+        loss = nll + self.weights.kl * kl(moments)
+        adversary = self.discriminator if self.steps_done >= self.weights.adversarial_from else None
+        if adversary is not None:
+            g = -adversary(y).float().mean()
+            last = self.model.decoder.conv_out.weight
+            loss = loss + self.weights.adversarial * adversarial_weight(nll, g, last) * g
+        self._step(0, loss)
+        if adversary is not None:
+            self._step(1, hinge(adversary(x).float(), adversary(y.detach()).float()))
+        psnr = -10 * torch.log10(F.mse_loss(y.detach().clamp(-1, 1), x) / 4)
+        self.log_dict({"loss": loss.detach(), "psnr": psnr})
+        self.shown = x[:4].detach()
+
+    def _nll(self, x: Tensor, y: Tensor) -> Tensor:
+        nll = F.l1_loss(y, x)
+        if self.weights.gradient:
+            nll = nll + self.weights.gradient * gradient_loss(x, y)
+        if self.perceptual is not None and self.weights.perceptual:
+            nll = nll + self.weights.perceptual * self.perceptual(y, x)
+        return nll
+
+    def _noise(self, samples: Tensor, x: Tensor) -> Tensor:
+        f, channels = self.model.config.f, self.model.config.latent
+        per = x.shape[0] // samples.shape[0]
+        shape = (per, channels, x.shape[-2] // f, x.shape[-1] // f)
+        return torch.cat([normal((self.loop.seed, "posterior", int(n)), shape) for n in samples]).to(x)
+
+    def _step(self, which: int, loss: Tensor) -> None:
+        optimiser = self.optimizers(use_pl_optimizer=True)
+        optimiser = optimiser[which] if isinstance(optimiser, list) else optimiser
+        self.toggle_optimizer(optimiser)
+        optimiser.zero_grad()
+        self.manual_backward(loss)
+        self.clip_gradients(optimiser, gradient_clip_val=self.loop.clip, gradient_clip_algorithm="norm")
+        optimiser.step()
+        self.untoggle_optimizer(optimiser)
+
+    @torch.no_grad()
+    def pictures(self) -> np.ndarray:
+        """Frames above, reconstructions below."""
+        assert self.shown is not None
+        mean, _ = split_moments(self.model.encode(self.shown))
+        return np.stack([to_pixels(self.shown), to_pixels(self.model.decode(mean))])
+
+
+def gradient_loss(x: Tensor, y: Tensor) -> Tensor:
+    """L1 between the image gradients of ``n 3 H W`` at full, half and quarter size."""
+    total = x.new_zeros(())
+    difference = y - x
+    for _ in range(3):
+        total = total + difference.diff(dim=-1).abs().mean() + difference.diff(dim=-2).abs().mean()
+        difference = F.avg_pool2d(difference, 2)
+    return total / 3
+
+
+@torch.no_grad()
+def latent_statistics(model: Autoencoder, frames: Tensor) -> dict[str, Any]:
+    """Mean and deviation of each latent channel over ``frames`` n 3 H W, for whitening; and how well they come back."""
+    mean, deviation = split_moments(model.encode(frames))
+    y = model.decode(mean).clamp(-1, 1)
+    return {
+        "mean": mean.mean(dim=(0, 2, 3)).tolist(),
+        "std": (mean.var(dim=(0, 2, 3)) + deviation.square().mean(dim=(0, 2, 3))).sqrt().tolist(),
+        "psnr": float(-10 * torch.log10(F.mse_loss(y, frames) / 4)),
+    }

@@ -1,0 +1,186 @@
+"""What all stages share: the budget, the learning rate, EMA, checkpoints, progress, and the one call that trains.
+
+A run ends after ``steps`` or, where ``minutes`` is given, when the time is up, whichever is first; the cosine follows
+whichever is further along. With ``steps`` alone the result is a function of the configuration; ``minutes`` is for demos.
+"""
+
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback, ModelCheckpoint, WeightAveraging
+from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
+from rich.console import Console
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+from drivesim.errors import Mistake
+
+
+@dataclass(frozen=True)
+class LoopConfig:
+    """Args:
+    steps, minutes: the budget; see above.
+    batch: samples a step.
+    lr: the peak; ``warmup`` steps up to it, then a cosine to zero.
+    ema: decay of the averaged weights, which are the ones that are kept; 0 for none.
+    clip: largest norm of the gradient.
+    precision: Lightning's: ``bf16-mixed``, ``32-true``.
+    checkpoint_every, sample_every: steps between checkpoints, and between sample pictures; 0 for the end only.
+    """
+
+    steps: int = 1000
+    minutes: float | None = None
+    batch: int = 8
+    lr: float = 1e-4
+    warmup: int = 20
+    weight_decay: float = 0.01
+    ema: float = 0.9999
+    clip: float = 1.0
+    seed: int = 0
+    workers: int = 0
+    precision: str = "bf16-mixed"
+    checkpoint_every: int = 1000
+    sample_every: int = 0
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.batch < 1 or not 0.0 <= self.ema < 1.0:
+            raise Mistake("needs steps >= 1, batch >= 1 and 0 <= ema < 1", where="loop")
+
+
+class Stage(pl.LightningModule):
+    """A LightningModule with a budget: the base of every stage."""
+
+    def __init__(self, loop: LoopConfig):
+        super().__init__()
+        self.loop = loop
+        self.started = time.monotonic()
+        self.steps_done = 0
+        self.minutes_before = 0.0
+
+    @property
+    def minutes_spent(self) -> float:
+        return self.minutes_before + (time.monotonic() - self.started) / 60
+
+    @property
+    def progress(self) -> float:
+        """The share of the budget that is used up."""
+        by_time = self.minutes_spent / self.loop.minutes if self.loop.minutes else 0.0
+        return max(self.steps_done / self.loop.steps, by_time)
+
+    def rate(self) -> float:
+        warm = min(1.0, (self.steps_done + 1) / max(1, self.loop.warmup))
+        return self.loop.lr * warm * 0.5 * (1 + math.cos(math.pi * min(1.0, self.progress)))
+
+    def on_train_start(self) -> None:
+        self.started = time.monotonic()
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        for optimizer in self.trainer.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = self.rate() * group.get("scale", 1.0)
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self.steps_done += 1
+        if self.progress >= 1.0:
+            self.trainer.should_stop = True
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["drivesim"] = {"steps_done": self.steps_done, "minutes": self.minutes_spent}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.steps_done = checkpoint["drivesim"]["steps_done"]
+        self.minutes_before = checkpoint["drivesim"]["minutes"]
+
+    def optimiser(self, parameters: Any) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(parameters, lr=self.loop.lr, weight_decay=self.loop.weight_decay, fused=True)
+
+
+class Progress(Callback):
+    """One line every few seconds: stage, step, loss, rate, time left; in place on a terminal."""
+
+    def __init__(self, name: str, every: float = 10.0):
+        self.name, self.every, self.console = name, every, Console(stderr=True)
+        self.last = 0.0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert isinstance(pl_module, Stage)
+        self.begun, self.first, self.last = time.monotonic(), pl_module.steps_done, time.monotonic()
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        assert isinstance(pl_module, Stage)
+        now = time.monotonic()
+        done = pl_module.progress >= 1.0
+        if now - self.last < (0.5 if self.console.is_terminal else self.every) and not done:
+            return
+        self.last, spent = now, now - self.begun
+        left = pl_module.minutes_spent * 60 * (1 / max(pl_module.progress, 1e-6) - 1)
+        loss = trainer.callback_metrics.get("loss", torch.tensor(float("nan")))
+        line = (
+            f"{self.name}: step {pl_module.steps_done}, loss {float(loss):.4f}, "
+            f"{(pl_module.steps_done - self.first) / max(spent, 1e-6):.1f} steps/s, {max(left, 0):.0f} s left"
+        )
+        self.console.print(line, end="\r" if self.console.is_terminal and not done else "\n", highlight=False)
+
+
+def train(stage: Stage, data: pl.LightningDataModule, name: str, out: Path, device: str, resume: bool) -> None:
+    """Fits ``stage``; afterwards it holds the averaged weights.
+
+    Writes ``checkpoints/step-*.ckpt``, ``metrics.csv``, TensorBoard's events and ``samples/`` under ``out``.
+    """
+    loop = stage.loop
+    callbacks: list[Callback] = [Progress(name), checkpoints(out, loop)]
+    if loop.ema:
+        callbacks.append(WeightAveraging(multi_avg_fn=get_ema_multi_avg_fn(loop.ema)))
+    if hasattr(stage, "pictures"):
+        from drivesim.training.pictures import Pictures
+
+        callbacks.append(Pictures(out / "samples", loop.sample_every))
+    trainer = pl.Trainer(
+        max_epochs=1,
+        accelerator="cpu" if device == "cpu" else "gpu",
+        devices=1,
+        precision=loop.precision,  # type: ignore[arg-type]  # a Literal there, a word of the user's here
+        gradient_clip_val=loop.clip if stage.automatic_optimization else None,
+        logger=[CSVLogger(out, name="", version="", flush_logs_every_n_steps=50), TensorBoardLogger(out, name="", version="events")],
+        log_every_n_steps=10,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=callbacks,
+        use_distributed_sampler=False,  # the order of samples is ours: a function of (seed, epoch, step)
+    )
+    trainer.fit(stage, datamodule=data, ckpt_path=str(latest(out)) if resume else None)
+
+
+def checkpoints(out: Path, loop: LoopConfig) -> ModelCheckpoint:
+    return ModelCheckpoint(
+        dirpath=out / "checkpoints",
+        filename="step-{step:08d}",
+        auto_insert_metric_name=False,
+        every_n_train_steps=loop.checkpoint_every or loop.steps,
+        save_top_k=-1,
+        enable_version_counter=False,
+    )
+
+
+def latest(out: Path) -> Path:
+    """The newest checkpoint of a run.
+
+    Raises:
+        Mistake: there is none.
+    """
+    found = sorted((out / "checkpoints").glob("step-*.ckpt"))
+    if not found:
+        raise Mistake("no checkpoint to resume from", where=out, mend="leave --resume away to begin")
+    return found[-1]
+
+
+def steps_in(checkpoint: Path) -> int:
+    """How many steps a checkpoint has behind it, so that the loader can go on behind them."""
+    content = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    return int(content["drivesim"]["steps_done"])

@@ -1,0 +1,45 @@
+"""Sample pictures while a model trains: a grid into ``samples/`` and TensorBoard, every so many steps and at the end."""
+
+from pathlib import Path
+from typing import Any, Protocol
+
+import cv2
+import numpy as np
+import pytorch_lightning as pl
+from einops import rearrange
+from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.loggers import TensorBoardLogger
+
+
+class Picturing(Protocol):
+    """A stage that can show itself."""
+
+    steps_done: int
+
+    def pictures(self) -> np.ndarray:
+        """uint8 ``rows columns H W 3``."""
+
+
+class Pictures(Callback):
+    def __init__(self, folder: Path, every: int):
+        self.folder, self.every = folder, every
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if self.every and pl_module.steps_done % self.every == 0:
+            self._write(trainer, pl_module)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._write(trainer, pl_module)
+
+    def _write(self, trainer: pl.Trainer, stage: Any) -> None:
+        was_training = stage.training
+        stage.eval()
+        grid = rearrange(stage.pictures(), "r c h w k -> (r h) (c w) k")
+        stage.train(was_training)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(self.folder / f"step-{stage.steps_done:08d}.png"), np.ascontiguousarray(grid[..., ::-1]))
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                logger.experiment.add_image("samples", grid, stage.steps_done, dataformats="HWC")
