@@ -1,6 +1,5 @@
 """A drive through one seed's world: frames, boxes, labels and truth."""
 
-from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -56,7 +55,7 @@ class World:
         self.course = Course(seed)
         self.traffic = Traffic(seed, self.course)
         self.roadside = Roadside(seed, self.course, self.look, self.traffic.parking)
-        self._painters: OrderedDict[tuple[int, int], Painter] = OrderedDict()
+        self._painters: dict[tuple[int, int], Painter] = {}
 
     def frame(self, t: Fraction | float, size: tuple[int, int]) -> tuple[np.ndarray, list[Seen]]:
         """The frame at ``t`` seconds, uint8 ``H W 3``, and the boxes in it."""
@@ -75,10 +74,7 @@ class World:
 
     def _painter(self, size: tuple[int, int]) -> Painter:
         if size not in self._painters:
-            course, side = self.course, self.roadside
-            self._painters[size] = Painter(
-                self.seed, self.look, size, course.lanes, course.half, side.edge, side.town > 0.45
-            )
+            self._painters[size] = Painter(self.seed, self.look, self.course, self.roadside, size)
         return self._painters[size]
 
 

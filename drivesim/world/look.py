@@ -109,7 +109,7 @@ def look_of(seed: int) -> Look:
     """The look of ``seed``; about a third of the seeds are night."""
     rng = generator("world", seed, "look")
     night = bool(rng.random() < NIGHT_SHARE)
-    day = _DAYS[rng.choice(list(_DAYS), p=[0.4, 0.2, 0.2, 0.2])]
+    day = _DAYS[rng.choice(list(_DAYS), p=[0.4, 0.25, 0.15, 0.2])]
     season = _SEASONS[rng.choice(list(_SEASONS), p=[0.5, 0.2, 0.3])]
     grey = rng.uniform(84, 112)
     middle = YELLOW if rng.random() < 0.4 else (240, 240, 236)
@@ -130,7 +130,7 @@ def look_of(seed: int) -> Look:
             horizon,
             haze=horizon,
             hill=(9, 11, 20),
-            ambient=0.15,
+            ambient=0.19,
             haze_at=170,
             clouds=0.0,
             sun=True,

@@ -15,9 +15,24 @@ TREES_TO, HOUSES_TO = 190.0, 260.0  # metres
 Part = tuple[np.ndarray, Colour, bool]  # corners N 2 (right, up) in metres, albedo, whether it glows at night
 
 
+class Picture:
+    """Flat convex parts, upright and facing the camera, in the order in which they are painted.
+
+    ``points`` ``N 2`` (right, up) holds the corners of all, ``parts`` (first, end) of each; ``colours`` ``F 3``, ``glows`` ``F``.
+    """
+
+    def __init__(self, parts: tuple[Part, ...]):
+        ends = np.cumsum([len(points) for points, _, _ in parts]).tolist()
+        self.points = np.concatenate([points for points, _, _ in parts])
+        self.parts = tuple(zip([0, *ends[:-1]], ends, strict=True))
+        self.colours = np.array([colour for _, colour, _ in parts], float)
+        self.glows = np.array([glow for _, _, glow in parts])
+        self.radius = float(np.abs(self.points[:, 0]).max())
+
+
 @dataclass(frozen=True, eq=False)
 class Thing:
-    """A house (``mesh``) or a flat upright picture that faces the camera (``parts``), at road coordinates.
+    """A house (``mesh``) or anything else (``picture``) at road coordinates.
 
     Args:
         shadow: radius of the shadow on the ground in metres, 0 for none.
@@ -26,11 +41,15 @@ class Thing:
 
     s: float
     lateral: float
-    parts: tuple[Part, ...] = ()
+    picture: Picture | None = None
     mesh: shapes.Mesh | None = None
     shadow: float = 0.0
     lamp: tuple[float, float] | None = None
     reach: float = TREES_TO
+
+    @property
+    def radius(self) -> float:
+        return self.mesh.radius if self.mesh is not None else self.picture.radius
 
 
 @dataclass(frozen=True)
@@ -133,7 +152,7 @@ class Roadside:
         else:
             crown, glint = ring(0, 0.66 * h, w, 0.34 * h, 14), ring(-0.25 * w, 0.74 * h, 0.6 * w, 0.2 * h)
             parts = ((trunk, bark, False), (crown, dark, False), (glint, light, False))
-        return Thing(s, lateral, parts, shadow=0.7 * w, reach=HOUSES_TO if size > 1.05 else TREES_TO)
+        return Thing(s, lateral, Picture(parts), shadow=0.7 * w, reach=HOUSES_TO if size > 1.05 else TREES_TO)
 
     def _bush(self, s: float, lateral: float, rng: np.random.Generator) -> Thing:
         leaf = np.asarray(self.look.leaves[rng.integers(len(self.look.leaves))]) * 0.9
@@ -142,7 +161,7 @@ class Roadside:
             (ring(0, h * 0.9, w, h), tuple(leaf * 0.8), False),
             (ring(-0.2 * w, h * 1.1, 0.6 * w, 0.6 * h), tuple(leaf), False),
         )
-        return Thing(s, lateral, parts, shadow=w, reach=120.0)
+        return Thing(s, lateral, Picture(parts), shadow=w, reach=120.0)
 
     def _sign(self, s: float, lateral: float, rng: np.random.Generator) -> Thing:
         pole, grey = quad(-0.06, 0.06, 0, 2.2), (150, 152, 156)
@@ -160,13 +179,13 @@ class Roadside:
             plate = ((outer, RED, False), (inner, WHITE, False))
         else:
             plate = ((quad(-0.5, 0.5, 2.0, 3.0), BLUE, False), (quad(-0.2, 0.2, 2.2, 2.8), WHITE, False))
-        return Thing(s, lateral, ((pole, grey, False), *plate), reach=130.0)
+        return Thing(s, lateral, Picture(((pole, grey, False), *plate)), reach=130.0)
 
     def _board(self, s: float, lateral: float, rng: np.random.Generator) -> Thing:
         colour = [YELLOW, BLUE, RED, (30, 140, 80)][rng.integers(4)]
         legs = ((quad(-0.9, -0.75, 0, 2), (110, 112, 118), False), (quad(0.75, 0.9, 0, 2), (110, 112, 118), False))
         board = ((quad(-1.5, 1.5, 1.8, 3.5), colour, False), (quad(-1.1, 1.1, 2.5, 2.85), WHITE, False))
-        return Thing(s, lateral, (*legs, *board), reach=150.0)
+        return Thing(s, lateral, Picture((*legs, *board)), reach=150.0)
 
     def _lamp(self, s: float, side: int) -> Thing:
         grey, height, arm = (120, 124, 130), 6.4, 1.9
@@ -174,7 +193,7 @@ class Roadside:
         beam = quad(min(0, reach), max(0, reach), height - 0.14, height)
         head = quad(reach - 0.4, reach + 0.4, height - 0.25, height + 0.05)
         parts = ((quad(-0.1, 0.1, 0, height), grey, False), (beam, grey, False), (head, (255, 226, 160), True))
-        return Thing(s, side * (self.edge + 0.8), parts, lamp=(height - 0.1, reach))
+        return Thing(s, side * (self.edge + 0.8), Picture(parts), lamp=(height - 0.1, reach))
 
     def _house(self, s: float, side: int, rng: np.random.Generator) -> Thing:
         wall = np.asarray(WALLS[rng.integers(len(WALLS))]) * rng.uniform(0.9, 1.05)

@@ -18,20 +18,26 @@ class Mesh:
     Args:
         points: ``N 3`` corners.
         faces: the indices of each face's corners.
-        normals, anchors: ``F 3`` outward normal of each face and a point on it.
+        normals, offsets: ``F 3`` outward normals and ``F``: the eye sees a face where ``normal @ eye > offset``.
         colours: ``F 3`` albedo times the shade of the face's direction, 0..255.
         lamps: ``F`` 0 or what the face is at night.
         groups: (layer, centre, first face, end) per convex group; a higher layer is painted later whatever its distance.
+        ground: ``4 3`` corners of the shadow.
     """
 
     points: np.ndarray
     faces: tuple[np.ndarray, ...]
     normals: np.ndarray
-    anchors: np.ndarray
+    offsets: np.ndarray
     colours: np.ndarray
-    lamps: np.ndarray
+    lamps: tuple[int, ...]
     groups: tuple[tuple[int, np.ndarray, int, int], ...]
-    ground: np.ndarray  # 4 3 corners of the shadow
+    ground: np.ndarray
+
+    @property
+    def radius(self) -> float:
+        """Metres from the middle within which it stands."""
+        return float(np.hypot(self.ground[:, 0], self.ground[:, 1]).max())
 
 
 @dataclass
@@ -100,9 +106,10 @@ class _Maker:
         points = np.concatenate(self.points)
         (x0, y0), (x1, y1) = points[:, :2].min(0) - 0.1, points[:, :2].max(0) + 0.1
         ground = np.array([(x0, y0, 0.0), (x1, y0, 0.0), (x1, y1, 0.0), (x0, y1, 0.0)])
-        anchors = np.stack([points[f[0]] for f in self.faces])
-        stacked = np.stack(self.normals), anchors, np.stack(self.colours), np.array(self.lamps)
-        return Mesh(points, tuple(self.faces), *stacked, tuple(self.groups), ground)
+        normals = np.stack(self.normals)
+        offsets = np.array([normal @ points[face[0]] for normal, face in zip(normals, self.faces, strict=True)])
+        colours, lamps = np.stack(self.colours), tuple(self.lamps)
+        return Mesh(points, tuple(self.faces), normals, offsets, colours, lamps, tuple(self.groups), ground)
 
 
 def _under(make: _Maker, length: float, width: float) -> None:

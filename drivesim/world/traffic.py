@@ -13,6 +13,7 @@ from drivesim.randomness import generator
 from drivesim.world import shapes
 from drivesim.world.look import CLOTHES, PAINTS, WHITE, Colour
 from drivesim.world.road import LANE, Course, Waves
+from drivesim.world.roadside import Picture, quad, ring
 
 SIGHT = 170.0  # metres within which traffic is painted
 _BEHIND = 12.0  # metres behind the camera within which a long vehicle still reaches into view
@@ -38,6 +39,10 @@ class Agent:
     clothes: tuple[Colour, Colour] = (WHITE, WHITE)
     height: float = 1.7
     stride: float = 0.0
+
+    @property
+    def radius(self) -> float:
+        return self.mesh.radius if self.mesh is not None else 0.5
 
 
 @dataclass(frozen=True)
@@ -181,3 +186,22 @@ def _vehicle(cls: str, rng: np.random.Generator) -> shapes.Mesh:
     height = rng.uniform(1.85, 2.1) if van else rng.uniform(1.42, 1.62)
     length = rng.uniform(3.9, 4.7)
     return shapes.car(paint, length, rng.uniform(1.75, 1.9), height, 0.0 if van or rng.random() < 0.5 else 0.55)
+
+
+def walker(agent: Agent) -> Picture:
+    """A pedestrian in step."""
+    h, swing = agent.height, 0.22 * np.sin(agent.stride)
+    coat, trousers = agent.clothes
+    legs = [
+        np.array([(x - 0.09, 0.5 * h), (x + 0.09, 0.5 * h), (x + step + 0.08, 0), (x + step - 0.08, 0)])
+        for x, step in ((-0.1, swing), (0.1, -swing))
+    ]
+    body = np.array([(-0.22, 0.47 * h), (0.22, 0.47 * h), (0.27, 0.83 * h), (-0.27, 0.83 * h)])
+    head, hair = ring(0, 0.91 * h, 0.13, 0.09 * h, 10), quad(-0.1, 0.1, 0.945 * h, h)
+    skin, dark = (224, 176, 142), (70, 48, 36)
+    return Picture(
+        tuple(
+            (*part, False)
+            for part in ((legs[0], trousers), (legs[1], trousers), (body, coat), (head, skin), (hair, dark))
+        )
+    )
