@@ -1,0 +1,418 @@
+"""The ``drivesim`` command: parses, then calls one function of ``drivesim.jobs``.
+
+Nothing heavy is imported before a job is chosen, so that ``--help`` and mistakes answer at once. Options come in any
+order, also between ``key=value`` overrides. A mistake is one to three lines on stderr, status 2, never a page of usage.
+"""
+
+import argparse
+import math
+import re
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, NoReturn
+
+from drivesim import __version__
+from drivesim.errors import EXIT_DEFECT, EXIT_DONE, EXIT_INTERRUPTED, EXIT_MISTAKE, Interrupted, Mistake, nearest
+
+OVERRIDE = re.compile(r"[A-Za-z_]\w*(\.\w+)*=")
+
+
+class Parser(argparse.ArgumentParser):
+    """Of one command; what argparse would exit on is raised as ``Mistake``."""
+
+    def error(self, message: str) -> NoReturn:
+        required = message.partition("the following arguments are required: ")[2]
+        what = f"{required} is required" if required else message.removeprefix("argument ")
+        raise Mistake(what, mend=f"'{self.prog} --help' shows how it is used")
+
+    def read(self, words: Sequence[str]) -> argparse.Namespace:
+        """The arguments, options in any order.
+
+        Raises:
+            Mistake: an unknown option (with the nearest real one), a value that does not fit.
+        """
+        known = self._option_string_actions
+        for word in words:
+            option = word.partition("=")[0]
+            if option.startswith("-") and option not in known and not re.fullmatch(r"-|-[\d.].*", option):
+                names = [name for name in known if name.startswith("--")]
+                raise Mistake(f"unknown option '{option}'", where=self.prog, mend=nearest(option, names))
+        return self.parse_intermixed_args(list(words))
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command: its help, its options and the job that it calls."""
+
+    usage: str
+    summary: str
+    example: str
+    options: Callable[[Parser], None]
+    run: Callable[[argparse.Namespace], None]
+
+    def parser(self, name: str) -> Parser:
+        parser = Parser(
+            prog=f"drivesim {name}",
+            usage=f"drivesim {name} {self.usage}".rstrip(),
+            description=self.summary,
+            epilog=f"example:\n  {self.example}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        parser.add_argument("words", nargs="*", help=argparse.SUPPRESS)
+        self.options(parser)
+        parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+        return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command; returns its exit status (see ``errors``)."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _dispatch([word for word in words if word != "--debug"])
+    except (KeyboardInterrupt, Interrupted) as stop:
+        return _failed(
+            stop, EXIT_INTERRUPTED, f"interrupted; {str(stop) or 'the same command with --resume goes on'}", words
+        )
+    except Mistake as mistake:
+        return _failed(mistake, EXIT_MISTAKE, "\n".join(str(mistake).splitlines()[:3]), words)
+    except Exception as defect:
+        what = f"a defect of drivesim: {type(defect).__name__}: {' '.join(str(defect).split())[:300]}"
+        return _failed(defect, EXIT_DEFECT, f"{what} (run with --debug for the traceback)", words)
+
+
+def _failed(problem: BaseException, status: int, text: str, words: list[str]) -> int:
+    if "--debug" in words:
+        import traceback
+
+        traceback.print_exception(problem)
+    print(f"drivesim: {text}", file=sys.stderr)
+    return status
+
+
+def _dispatch(words: list[str]) -> int:
+    if not words:
+        raise Mistake("a command is expected", mend=f"one of {', '.join(COMMANDS)}; 'drivesim --help' explains them")
+    name, rest = words[0], words[1:]
+    if name in ("-h", "--help", "help"):
+        print(_overview())
+    elif name == "--version":
+        print(f"drivesim {__version__}")
+    elif name.startswith("-"):
+        raise Mistake(f"unknown option '{name}'", mend=nearest(name, ("--help", "--version", "--debug")))
+    elif name not in COMMANDS:
+        raise Mistake(f"unknown command '{name}'", mend=nearest(name, COMMANDS))
+    else:
+        parser = COMMANDS[name].parser(name)
+        if "-h" in rest or "--help" in rest:
+            parser.print_help()
+        else:
+            COMMANDS[name].run(parser.read(rest))
+    return EXIT_DONE
+
+
+def _overview() -> str:
+    rows = [f"  {name:<10}{command.summary}" for name, command in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: drivesim COMMAND ...",
+            "",
+            "Driving video from a Video Latent Diffusion Model: trained from scratch, rolled out for minutes, scored.",
+            "",
+            *rows,
+            "",
+            "'drivesim COMMAND --help' shows its options and an example. --debug shows the traceback of an error.",
+            "exit status: 0 done; 1 a defect of drivesim; 2 a mistake in the request; 75 interrupted, can be resumed",
+        ]
+    )
+
+
+# --- values -----------------------------------------------------------------------------------------------------------
+
+
+def size(text: str) -> tuple[int, int]:
+    """``HxW`` in pixels."""
+    match = re.fullmatch(r"([1-9]\d*)[xX]([1-9]\d*)", text)
+    if not match:
+        raise argparse.ArgumentTypeError(f"'{text}' is not HEIGHTxWIDTH in pixels, for example 256x512")
+    return int(match[1]), int(match[2])
+
+
+def rate(text: str) -> Fraction:
+    """Frames per second: a whole number, a fraction or a decimal, kept exactly."""
+    try:
+        value = Fraction(text)
+    except (ValueError, ZeroDivisionError):
+        value = Fraction(0)
+    if value <= 0:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a frame rate, for example 30, 15/8 or 7.5")
+    return value
+
+
+def seed(text: str) -> int:
+    if not re.fullmatch(r"\d{1,18}", text):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a seed: a whole number from 0")
+    return int(text)
+
+
+def minutes(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a length in minutes, for example 2 or 0.5")
+    return value
+
+
+def device(text: str) -> str:
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", text):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a device: auto, cpu, mps, cuda or cuda:N")
+    return text
+
+
+def _chosen(name: str) -> str:
+    """``auto`` is the GPU where there is one; a device that is absent is a mistake now rather than an error later."""
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    count = torch.cuda.device_count() if name.startswith("cuda") else int(torch.backends.mps.is_available())
+    if name != "cpu" and int(name.partition(":")[2] or 0) >= count:
+        raise Mistake(f"--device {name}: there is no such device here", mend="'drivesim doctor' lists them")
+    return name
+
+
+def _paths(args: argparse.Namespace, *names: str) -> list[Path]:
+    """The words of the command, which must be as many as ``names``."""
+    if len(args.words) > len(names):
+        raise Mistake(f"unexpected argument '{args.words[len(names)]}'", mend=f"expected: {' '.join(names) or 'none'}")
+    if len(args.words) < len(names):
+        raise Mistake(f"{names[len(args.words)]} is missing", mend=f"expected: {' '.join(names)}")
+    return [Path(word) for word in args.words]
+
+
+def _file_and_overrides(words: Sequence[str], what: str) -> tuple[Path | None, list[str]]:
+    """At most one file among ``key=value`` overrides, in any order."""
+    overrides = [word for word in words if OVERRIDE.match(word)]
+    files = [word for word in words if not OVERRIDE.match(word)]
+    if len(files) > 1:
+        raise Mistake(f"unexpected argument '{files[1]}'", mend=f"expected: one {what}, then overrides as key=value")
+    return (Path(files[0]) if files else None), overrides
+
+
+# --- options that several commands share ------------------------------------------------------------------------------
+
+
+def _out(parser: Parser, default: str) -> None:
+    parser.add_argument("--out", type=Path, metavar="DIR", help=f"folder that is written (default {default})")
+
+
+def _device(parser: Parser) -> None:
+    parser.add_argument("--device", type=device, default="auto", help="auto (default), cpu, mps, cuda or cuda:N")
+
+
+def _fps(parser: Parser, text: str, **kwargs: Any) -> None:
+    parser.add_argument("--fps", type=rate, metavar="R", help=f"{text}, exact: 30, 15/8, 7.5", **kwargs)
+
+
+# --- commands ---------------------------------------------------------------------------------------------------------
+
+
+def _index_options(parser: Parser) -> None:
+    parser.add_argument("--recipe", type=Path, metavar="FILE", help="layout, split, labels and licence of the source")
+    parser.add_argument("--seed", type=seed, default=0, metavar="S", help="of a rendered source (default 0)")
+    _out(parser, "runs/index")
+
+
+def _index(args: argparse.Namespace) -> None:
+    from drivesim.jobs import index
+
+    (source,) = _paths(args, "SOURCE")
+    index.run(source, args.out or Path("runs/index"), args.recipe, args.seed)
+
+
+def _encode_options(parser: Parser) -> None:
+    parser.add_argument(
+        "--weights", type=Path, required=True, metavar="DIR", help="folder with autoencoder.safetensors"
+    )
+    _fps(parser, "frame rate of the latents (default 15/8, that of key-frames)", default=Fraction(15, 8))
+    parser.add_argument("--size", type=size, required=True, metavar="HxW", help="height and width in pixels")
+    _out(parser, "runs/latents")
+    _device(parser)
+
+
+def _encode(args: argparse.Namespace) -> None:
+    from drivesim.jobs import encode
+
+    (index,) = _paths(args, "INDEX")
+    encode.run(index, args.weights, args.out or Path("runs/latents"), args.fps, args.size, _chosen(args.device))
+
+
+def _train_options(parser: Parser) -> None:
+    parser.add_argument("--seed", type=seed, metavar="S", help="overrides the configuration's")
+    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in --out")
+    parser.add_argument("--print-config", action="store_true", help="print every value that results, and stop")
+    _out(parser, "runs/STAGE")
+    _device(parser)
+
+
+def _train(args: argparse.Namespace) -> None:
+    if not args.words:
+        raise Mistake("STAGE is missing", mend="for example: drivesim train autoencoder configs/tiny/autoencoder.yaml")
+    stage, (file, overrides) = args.words[0], _file_and_overrides(args.words[1:], "CONFIG")
+    from drivesim.jobs import train
+
+    out = args.out or Path("runs") / stage
+    train.run(stage, file, overrides, out, args.seed, _chosen(args.device), args.resume, args.print_config)
+
+
+def _generate_options(parser: Parser) -> None:
+    parser.add_argument("--weights", type=Path, required=True, metavar="DIR", help="folder of STAGE.safetensors files")
+    parser.add_argument(
+        "--opening", metavar="CLIP[@SECOND]", help="start from a real clip instead of a generated frame"
+    )
+    parser.add_argument("--minutes", type=minutes, metavar="M", help="length of the video")
+    parser.add_argument("--seed", type=seed, action="append", metavar="S", help="repeat it for several futures")
+    parser.add_argument("--size", type=size, metavar="HxW", help="height and width (default: that of the weights)")
+    _fps(parser, "frame rate of the video")
+    parser.add_argument("--resume", action="store_true", help="go on where an interrupted run in --out stopped")
+    _out(parser, "runs/rollout")
+    _device(parser)
+
+
+def _generate(args: argparse.Namespace) -> None:
+    scenario, settings = _file_and_overrides(args.words, "SCENARIO")
+    from drivesim.jobs import generate
+
+    generate.run(
+        scenario=scenario,
+        weights=args.weights,
+        out=args.out or Path("runs/rollout"),
+        opening=args.opening,
+        minutes=args.minutes,
+        seeds=args.seed or [],
+        size=args.size,
+        fps=args.fps,
+        device=_chosen(args.device),
+        resume=args.resume,
+        settings=settings,
+    )
+
+
+def _evaluate_options(parser: Parser) -> None:
+    parser.add_argument(
+        "--protocol", default="builtin-v1", metavar="NAME", help="frames, rate and size of what is compared"
+    )
+    parser.add_argument(
+        "--extractor", default="builtin-v1", metavar="NAME", help="feature network (default builtin-v1)"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the score with its receipt here")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="write scores.json here (default: GENERATED if a run)")
+    _fps(parser, "take clips at this rate instead of the protocol's")
+    _device(parser)
+
+
+def _evaluate(args: argparse.Namespace) -> None:
+    real, generated = _paths(args, "REAL", "GENERATED")
+    from drivesim.jobs import evaluate
+
+    evaluate.run(real, generated, args.out, args.json, args.protocol, args.extractor, _chosen(args.device), args.fps)
+
+
+def _report(args: argparse.Namespace) -> None:
+    (run_folder,) = _paths(args, "RUN")
+    from drivesim.jobs import report
+
+    print(report.run(run_folder))
+
+
+def _demo_options(parser: Parser) -> None:
+    parser.add_argument("--seed", type=seed, default=0, metavar="S", help="of the world, the training and the rollout")
+    _out(parser, "runs/demo")
+    _device(parser)
+
+
+def _demo(args: argparse.Namespace) -> None:
+    _paths(args)
+    from drivesim.jobs import demo
+
+    print(demo.run(args.out or Path("runs/demo"), args.seed, _chosen(args.device)))
+
+
+def _doctor_options(parser: Parser) -> None:
+    parser.add_argument("--weights", type=Path, metavar="DIR", help="also check the weights in this folder")
+
+
+def _doctor(args: argparse.Namespace) -> None:
+    _paths(args)
+    from drivesim.jobs import doctor
+
+    doctor.run(args.weights)
+
+
+COMMANDS = {
+    "index": Command(
+        "SOURCE [--recipe FILE] [--out DIR] [--seed S]",
+        "list the clips of a folder of videos or numbered images, with day or night measured",
+        "drivesim index ~/dashcam --out runs/index",
+        _index_options,
+        _index,
+    ),
+    "encode": Command(
+        "INDEX --weights DIR --size HxW [--fps R] [--out DIR] [--device D]",
+        "encode the clips of an index once, for all trainings after the autoencoder",
+        "drivesim encode runs/index --weights runs/autoencoder/weights --size 128x256 --fps 15/8 --out runs/latents",
+        _encode_options,
+        _encode,
+    ),
+    "train": Command(
+        "STAGE [CONFIG] [key.sub=value ...] [--out DIR] [--seed S] [--device D] [--resume] [--print-config]",
+        "train one stage: autoencoder, image or keyframes",
+        "drivesim train autoencoder configs/tiny/autoencoder.yaml steps=500 --out runs/autoencoder",
+        _train_options,
+        _train,
+    ),
+    "generate": Command(
+        "[SCENARIO] --weights DIR [--opening CLIP[@SECOND]] [--minutes M] [--seed S ...] [key.sub=value ...]",
+        "roll out minutes of video from a generated frame or from the opening of a real clip",
+        "drivesim generate --weights runs/weights --opening drive.mp4@12.5 --minutes 2 --seed 1 --seed 2",
+        _generate_options,
+        _generate,
+    ),
+    "evaluate": Command(
+        "REAL GENERATED [--json FILE] [--out DIR] [--protocol NAME] [--extractor NAME] [--fps R] [--device D]",
+        "score generated video against real video, with a receipt",
+        "drivesim evaluate ~/held-back runs/two --json score.json",
+        _evaluate_options,
+        _evaluate,
+    ),
+    "report": Command(
+        "RUN",
+        "write the page of a run: video, contact sheets, curves, scores",
+        "drivesim report runs/two",
+        lambda parser: None,
+        _report,
+    ),
+    "doctor": Command(
+        "[--weights DIR]",
+        "print versions, devices, codecs and weights, ready to paste",
+        "drivesim doctor",
+        _doctor_options,
+        _doctor,
+    ),
+    "demo": Command(
+        "[--out DIR] [--seed S] [--device D]",
+        "everything once, small, on a rendered world: train, roll out, score, report",
+        "drivesim demo --out runs/demo",
+        _demo_options,
+        _demo,
+    ),
+}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
