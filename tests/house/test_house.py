@@ -1,0 +1,163 @@
+"""The house keeps its order: which room may import which, who alone touches what, and what the wheel holds."""
+
+import ast
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGE = ROOT / "drivesim"
+# A room imports from the rows below its own; rooms of one row do not import each other.
+ROWS = (
+    {"cli"},
+    {"jobs"},
+    {"report"},
+    {"training", "rollout", "metrics"},
+    {"data", "world"},
+    {"models", "diffusion"},
+    {"scene", "config", "weights", "randomness"},
+    {"errors"},
+)
+LEAVES = ROWS[-2] | ROWS[-1]
+ENTRY_POINTS = {"drivesim.cli"}
+
+
+def name_of(file: Path) -> str:
+    parts = file.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+FILES = {name_of(file): file for file in sorted(PACKAGE.rglob("*.py"))}
+
+
+def imports(file: Path) -> set[str]:
+    """Every module that a file imports, wherever in it; relative imports resolved."""
+    found = set()
+    package = name_of(file).split(".")[: None if file.name == "__init__.py" else -1]
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = ".".join(package[: len(package) + 1 - node.level]) if node.level else ""
+            source = ".".join(part for part in (base, node.module) if part)
+            found |= {f"{source}.{alias.name}" if f"{source}.{alias.name}" in FILES else source for alias in node.names}
+    return found
+
+
+def room(module: str) -> str:
+    return module.split(".")[1]
+
+
+def row(name: str) -> int:
+    return next(number for number, names in enumerate(ROWS) if name in names)
+
+
+def test_every_room_has_a_row() -> None:
+    assert {room(module) for module in FILES if module != "drivesim"} <= set().union(*ROWS)
+
+
+def test_imports_point_one_way() -> None:
+    wrong = [
+        f"{module} imports {other}"
+        for module, file in FILES.items()
+        for other in imports(file)
+        if module != "drivesim" and other.startswith("drivesim.") and room(other) != room(module)
+        if row(room(other)) <= row(room(module)) and not {room(module), room(other)} <= LEAVES
+    ]
+    assert not wrong
+
+
+def test_the_package_itself_imports_nothing() -> None:
+    assert not imports(PACKAGE / "__init__.py") and not imports(PACKAGE / "jobs" / "__init__.py")
+
+
+def test_no_file_without_a_reader() -> None:
+    used = set().union(*map(imports, FILES.values())) | ENTRY_POINTS
+    orphans = [name for name, file in FILES.items() if file.name != "__init__.py" and name not in used]
+    assert not orphans, "a file that nobody imports goes"
+
+
+@pytest.mark.parametrize(
+    ("library", "owners"),
+    [
+        ("av", {"drivesim.data.video"}),
+        ("safetensors", {"drivesim.weights", "drivesim.rollout.journal"}),
+        ("yaml", {"drivesim.config"}),
+        ("pickle", set()),
+        ("requests", set()),
+        ("diffusers", set()),
+    ],
+)
+def test_who_alone_opens_what(library: str, owners: set[str]) -> None:
+    found = {name for name, file in FILES.items() if any(m.split(".")[0] == library for m in imports(file))}
+    assert found <= owners
+
+
+def test_nothing_is_unpickled() -> None:
+    """``torch.load`` without ``weights_only`` runs code from the file."""
+    calls = [
+        f"{name}:{node.lineno}"
+        for name, file in FILES.items()
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load"
+        if not any(k.arg == "weights_only" and ast.unparse(k.value) == "True" for k in node.keywords)
+    ]
+    assert not calls
+
+
+def test_the_recipes_and_tools_hold_no_package() -> None:
+    """A package named ``datasets`` would shadow other people's."""
+    assert not list((ROOT / "datasets").rglob("*.py"))
+    assert not list((ROOT / "tools").rglob("__init__.py")) and not list((ROOT / "configs").rglob("*.py"))
+
+
+def test_no_path_of_a_machine_is_written_down() -> None:
+    homes = ["/" + name + "/" for name in ("work", "home", "root", "Users")]
+    texts = [
+        file for folder in ("drivesim", "configs", "datasets", "tools", "tests") for file in (ROOT / folder).rglob("*")
+    ]
+    texts = [file for file in texts if file.suffix in {".py", ".yaml", ".md", ".cfg", ".toml", ".j2", ".html"}]
+    assert not [file for file in [*texts, *ROOT.glob("*.md")] if any(home in file.read_text("utf-8") for home in homes)]
+
+
+def test_the_wheel_holds_drivesim_alone(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    for name in (
+        "setup.cfg",
+        "pyproject.toml",
+        "README.md",
+        "LICENSE",
+        "NOTICE",
+        "drivesim",
+        "datasets",
+        "configs",
+        "tests",
+    ):
+        (source / name).symlink_to(ROOT / name)  # a build leaves folders behind, so it does not run in the repository
+    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(source)]
+    done = subprocess.run(build, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    (wheel,) = tmp_path.glob("*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    tops = {name.split("/")[0] for name in names}
+    assert {top for top in tops if not top.endswith(".dist-info")} == {"drivesim"}
+    missing = {str(file.relative_to(ROOT)) for file in FILES.values()} - set(names)
+    assert not missing
+    data = {str(f.relative_to(ROOT)) for f in PACKAGE.rglob("*") if f.suffix in {".safetensors", ".j2", ".html"}}
+    assert data <= set(names), "files that the package needs are not in the wheel"
+    assert any(name.endswith("licenses/LICENSE") for name in names) and any(name.endswith("NOTICE") for name in names)
+
+
+def test_every_dependency_is_pinned_for_make() -> None:
+    import configparser
+    import re
+
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    wanted = setup["options"]["install_requires"] + setup["options.extras_require"]["test"]
+    pins = {line.split("==")[0].lower() for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line}
+    assert {re.split(r"[<>!=]", line)[0].lower() for line in wanted.split()} <= pins
