@@ -1,7 +1,7 @@
 """The camera's picture plane: metres to pixels, polygons, lights, and whose silhouette covers what.
 
-Painted larger than asked for and averaged down where the frame is small, so that edges move by parts of a pixel. Corners
-are fixed-point: ``int32`` in units of 1/16 pixel of the painted picture.
+Painted larger than asked for and averaged down where the frame is small, so that edges move by parts of a pixel.
+Corners are fixed-point: ``int32`` in units of 1/16 pixel of the painted picture.
 """
 
 import math
@@ -70,13 +70,13 @@ class Canvas:
         cv2.fillConvexPoly(small, corners, colour, cv2.LINE_8, _SHIFT + halvings)
 
     def cover(self, corners: np.ndarray, number: int) -> int:
-        """Writes ``number`` over the hull of ``corners``; gives the area that it has in the picture, in owner's cells."""
+        """Writes ``number`` over the hull of ``corners``; gives its area in the picture, in owner's cells."""
         hull = cv2.convexHull(corners)[:, 0]
         self.fill_small(self.owner, hull, (number,), 1)
         if not number:
             return 0
         (x0, y0), (x1, y1) = np.maximum(hull.min(0) // (2 * _UNIT) - 1, 0), hull.max(0) // (2 * _UNIT) + 3
-        return cv2.countNonZero(cv2.compare(self.owner[y0:y1, x0:x1], number, cv2.CMP_EQ)) if x0 < x1 and y0 < y1 else 0
+        return int(np.count_nonzero(self.owner[y0:y1, x0:x1] == number)) if x0 < x1 and y0 < y1 else 0
 
     def box(self, corners: np.ndarray) -> np.ndarray:
         """``x0 y0 x1 y1`` around corners as fractions of the frame, clipped to it."""

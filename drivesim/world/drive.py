@@ -101,14 +101,18 @@ def drive(seed: int, seconds: Fraction | float, fps: Fraction, size: tuple[int, 
         raise Mistake(f"{size[0]}x{size[1]} is too small", mend="ask for 16 pixels or more each way")
     world = World(seed)
     times = [n / fps for n in range(-int(-seconds * fps // 1))]
+    frames = np.empty((len(times), *size, 3), np.uint8)
+    seen = []
     with one_thread():
-        made = [world.frame(t, size) for t in times]
+        for n, t in enumerate(times):
+            frames[n], boxes = world.frame(t, size)
+            seen.append(boxes)
     clip = Clip(
-        frames=np.stack([frame for frame, _ in made]),
+        frames=frames,
         fps=fps,
         clip_id=f"world-{seed}",
-        labels=Labels(night=world.look.night, cars=_count([seen for _, seen in made])),
-        boxes=_boxes(times, [seen for _, seen in made]),
+        labels=Labels(night=world.look.night, cars=_count(seen)),
+        boxes=_boxes(times, seen),
     )
     return clip, world.truth(np.array([float(t) for t in times]))
 

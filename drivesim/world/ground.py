@@ -5,6 +5,7 @@ import numpy as np
 
 from drivesim.world.canvas import NEAR, Canvas
 from drivesim.world.light import Light
+from drivesim.world.look import Colour, scaled
 from drivesim.world.road import CAMERA_HEIGHT, LANE, Course, View
 from drivesim.world.roadside import Field, Roadside, ring
 
@@ -24,11 +25,12 @@ class Ground:
         self.first = 0.7 * nearest  # metres ahead where the painted ground begins
         self._along = np.concatenate([np.geomspace(self.first, 150, 34), np.geomspace(170, 690, 9)])
         verge, shoulder, stripe = roadside.edge + (2.6 if roadside.town > 0.45 else 1.1), course.half - 0.3, 0.1
-        bands = [(-verge, verge, (172, 168, 160) if roadside.town > 0.45 else (150, 134, 104))]
+        side: Colour = (172, 168, 160) if roadside.town > 0.45 else (150, 134, 104)
+        bands: list[tuple[float, float, Colour]] = [(-verge, verge, side)]
         if roadside.edge > course.half:
-            bands.append((-roadside.edge, roadside.edge, tuple(0.88 * c for c in look.asphalt)))
+            bands.append((-roadside.edge, roadside.edge, scaled(look.asphalt, 0.88)))
         bands.append((-course.half, course.half, look.asphalt))
-        bands += [(side * shoulder - stripe, side * shoulder + stripe, look.line) for side in (-1, 1)]
+        bands += [(at - stripe, at + stripe, look.line) for at in (-shoulder, shoulder)]
         if course.lanes > 1:
             bands += [(middle - 0.09, middle + 0.09, look.middle) for middle in (-0.22, 0.22)]
         self._bands = np.array([(l0, l1) for l0, l1, _ in bands])
@@ -36,7 +38,7 @@ class Ground:
         dashed = [lane * LANE for lane in range(-course.lanes + 1, course.lanes) if course.lanes == 1 or lane]
         self._dashed = np.array(dashed)
         self._dash_colours = [look.middle if lateral == 0 else look.line for lateral in dashed]
-        self._shade = {True: tuple(0.42 * c for c in look.asphalt), False: tuple(0.62 * c for c in look.grass)}
+        self._shade = {True: scaled(look.asphalt, 0.42), False: scaled(look.grass, 0.62)}
 
     def paint(self, view: View, fields: list[Field], shadows: list[tuple[np.ndarray, bool]], lamps: np.ndarray) -> None:
         """Paints everything below the horizon.

@@ -28,7 +28,7 @@ class Light:
         right = (np.arange(canvas.width) + 0.5 - canvas.middle) / canvas.focal * forward
         light = np.full(right.shape, look.ambient)
         if look.night:
-            light = light + 0.95 * headlight(right, forward)
+            light = light + 1.2 * headlight(right, forward)
         clear = np.exp(-((forward / look.haze_at) ** 1.5))
         tint = np.array([1.0, 0.98, 0.9]) if look.night else np.ones(3)
         gain = (light * clear)[..., None] * tint * 255
@@ -41,15 +41,22 @@ class Light:
         return math.exp(-((max(forward, 0.0) / self.look.haze_at) ** 1.5))
 
     def on(
-        self, albedo: np.ndarray, right: float, forward: float, glows: np.ndarray | None = None
+        self, albedo: np.ndarray, right: float, forward: float, reach: float, glows: np.ndarray | None
     ) -> list[list[float]]:
-        """Colours of upright faces of ``albedo`` (``F 3``) at a place; those that glow (``F`` bool) keep their own at night."""
-        light, clear = self.look.ambient, self.clear(forward)
+        """Colours of upright faces at a place.
+
+        Args:
+            albedo: ``F 3``, 0..255.
+            reach: metres at which they have faded away, so that nothing appears at once.
+            glows: ``F`` bool, which of them shine at night.
+        """
+        fade = min(1.0, max(0.0, (reach - forward) / (0.3 * reach)))
+        light, clear = self.look.ambient, self.clear(forward) * fade
         if self.look.night:
             ahead = max(forward, 1.0)
             light += 0.95 * math.exp(-((right / (2.2 + 0.27 * ahead)) ** 2) - ahead / _BEAM)
         colours = albedo * (light * clear)
         if glows is not None and self.look.night:
-            colours[glows] = albedo[glows] * clear
+            colours[glows] = albedo[glows] * fade
         colours += self.haze * (1 - clear)
         return colours.tolist()

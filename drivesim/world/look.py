@@ -142,5 +142,12 @@ def look_of(seed: int) -> Look:
     return Look(False, haze=haze, hill=hill, **day, **common)
 
 
+def scaled(colour: Colour | np.ndarray, factor: float) -> Colour:
+    """A lighter or darker colour."""
+    red, green, blue = (min(float(c) * factor, 255.0) for c in colour)
+    return red, green, blue
+
+
 def _near(colour: Colour, jitter: np.ndarray) -> Colour:
-    return tuple(np.clip(np.asarray(colour) + jitter, 0, 255).tolist())
+    red, green, blue = np.clip(np.asarray(colour) + jitter, 0, 255).tolist()
+    return red, green, blue

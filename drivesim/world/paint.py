@@ -8,11 +8,10 @@ from drivesim.world.light import Light
 from drivesim.world.look import Look
 from drivesim.world.road import CAMERA_HEIGHT, Course, View
 from drivesim.world.roadside import Field, Picture, Roadside, Thing, ring
-from drivesim.world.shapes import HEAD, TAIL, WINDOW, Mesh
+from drivesim.world.shapes import HEAD, SHINE, TAIL, Mesh
 from drivesim.world.sky import Sky
 from drivesim.world.traffic import SIGHT, Agent, walker
 
-_LAMP_COLOURS = {TAIL: (255, 36, 30), HEAD: (255, 250, 226), WINDOW: (255, 214, 130)}
 _GLOW = {TAIL: 0.42, HEAD: 0.95}  # metres
 _STREET_LAMP = (255, 214, 140)
 _DISC = ring(0, 0, 1, 1, 10)
@@ -35,7 +34,7 @@ class Painter:
         self, view: View, things: list[Thing], fields: list[Field], agents: list[Agent]
     ) -> tuple[np.ndarray, list[Drawn]]:
         """The frame, uint8 ``H W 3``, and for each agent in it (agent, box as fractions, visibility)."""
-        items = [*things, *agents]
+        items: list[Thing | Agent] = [*things, *agents]
         s, lateral = np.array([i.s for i in items]), np.array([i.lateral for i in items])
         right, forward, psi = view.place(s, lateral)
         size = np.array([i.radius for i in items])
@@ -75,17 +74,17 @@ class Painter:
     def _agent(self, agent: Agent, right: float, forward: float, psi: float) -> np.ndarray | None:
         """Paints an agent; gives the corners that were painted, None where it is out of the frame."""
         if agent.mesh is not None:
-            return self._mesh(agent.mesh, right, forward, psi, agent.along, agent.lit)
-        return self._picture(walker(agent), right, forward)
+            return self._mesh(agent.mesh, right, forward, psi, agent.along, SIGHT, agent.lit)
+        return self._picture(walker(agent), right, forward, SIGHT)
 
     def _thing(self, thing: Thing, right: float, forward: float, psi: float, hides: bool) -> None:
         if thing.mesh is not None:
-            corners = self._mesh(thing.mesh, right, forward, psi, thing.lateral > 0, True)
+            corners = self._mesh(thing.mesh, right, forward, psi, thing.lateral > 0, thing.reach, True)
             if corners is not None and hides:
                 self.canvas.cover(corners, 0)
             return
         assert thing.picture is not None
-        corners = self._picture(thing.picture, right, forward)
+        corners = self._picture(thing.picture, right, forward, thing.reach)
         if corners is None:
             return
         if hides:
@@ -96,19 +95,19 @@ class Painter:
             at = self.canvas.corners(np.array([right + reach]), forward, height)
             self.canvas.glow(at, 0.9 * self.canvas.focal / forward, _STREET_LAMP)
 
-    def _picture(self, picture: Picture, right: float, forward: float) -> np.ndarray | None:
+    def _picture(self, picture: Picture, right: float, forward: float, reach: float) -> np.ndarray | None:
         if forward < NEAR:
             return None
         corners = self.canvas.corners(picture.points[:, 0] + right, forward, picture.points[:, 1])
         if not self.canvas.inside(corners):
             return None
-        colours = self.light.on(picture.colours, right, forward, picture.glows)
+        colours = self.light.on(picture.colours, right, forward, reach, picture.glows)
         for (first, end), colour in zip(picture.parts, colours, strict=True):
             self.canvas.fill(corners[first:end], colour)
         return corners
 
     def _mesh(
-        self, mesh: Mesh, right: float, forward: float, psi: float, along: bool, lamps: bool
+        self, mesh: Mesh, right: float, forward: float, psi: float, along: bool, reach: float, lamps: bool
     ) -> np.ndarray | None:
         points = turned(mesh.points, right, forward, psi, along)
         whole = bool(points[:, 1].min() > NEAR)
@@ -118,7 +117,8 @@ class Painter:
         eye = eye_from(right, forward, psi, along)
         facing = ((mesh.normals @ eye) > mesh.offsets).tolist()
         night = self.look.night and lamps
-        colours = self.light.on(mesh.colours, right, forward)
+        albedo = mesh.at_night if night else mesh.colours
+        colours = self.light.on(albedo, right, forward, reach, mesh.shines if night else None)
         drawn = []
         for _, _, first, end in sorted(mesh.groups, key=lambda g: (g[0], -float(((g[1] - eye) ** 2).sum()))):
             for n in range(first, end):
@@ -130,9 +130,9 @@ class Painter:
                     continue
                 drawn.append(polygon)
                 lamp = mesh.lamps[n] if night else 0
-                self.canvas.fill(polygon, _LAMP_COLOURS[lamp] if lamp else colours[n])
+                self.canvas.fill(polygon, colours[n])
                 if lamp in _GLOW:
-                    self.canvas.glow(polygon, _GLOW[lamp] * self.canvas.focal / max(forward, 3.0), _LAMP_COLOURS[lamp])
+                    self.canvas.glow(polygon, _GLOW[lamp] * self.canvas.focal / max(forward, 3.0), SHINE[lamp])
         if not drawn:
             return None
         everything = np.concatenate(drawn)

@@ -1,7 +1,8 @@
 """The road and the way the camera goes along it, in closed form, so that any moment can be asked for by itself.
 
-Road coordinates are ``s``, metres along the centre line, and ``l``, metres to its right. Camera coordinates are ``right``
-and ``forward`` metres from the camera, which looks along the road's tangent. Curvature and yaw are positive to the left.
+Road coordinates are ``s``, metres along the centre line, and ``lateral``, metres to its right. Camera coordinates are
+``right`` and ``forward`` metres from the camera, which looks along the road's tangent. Curvature and yaw are positive
+to the left.
 """
 
 from dataclasses import dataclass
@@ -59,7 +60,7 @@ class Course:
         self.lanes = 2 if rng.random() < 0.35 else 1  # in each direction
         self.half = self.lanes * LANE + 0.4  # metres from the centre line to the end of the asphalt
         outer = self.lanes == 1 or rng.random() < 0.6
-        self.ego_lane = LANE * (self.lanes - 0.5) if outer else LANE / 2  # l of the camera
+        self.ego_lane = LANE * (self.lanes - 0.5) if outer else LANE / 2  # lateral of the camera
 
 
 class View:
@@ -76,7 +77,7 @@ class View:
         self._ahead, self._left = ahead - ahead[_ORIGIN], left - left[_ORIGIN]
 
     def place(self, s: np.ndarray, lateral: np.ndarray | float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """``right``, ``forward`` and the road's direction (radians to the left of the camera's) at ``s`` and ``lateral``."""
+        """``right``, ``forward`` and the road's direction (radians left of the camera's) at ``s`` and ``lateral``."""
         offset = s - self.s
         psi = np.interp(offset, _OFFSETS, self._psi)
         right = lateral * np.cos(psi) - np.interp(offset, _OFFSETS, self._left) - self.lateral

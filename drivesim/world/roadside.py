@@ -7,7 +7,7 @@ import numpy as np
 
 from drivesim.randomness import generator
 from drivesim.world import shapes
-from drivesim.world.look import BLUE, RED, ROOFS, WALLS, WHITE, YELLOW, Colour, Look
+from drivesim.world.look import BLUE, RED, ROOFS, WALLS, WHITE, YELLOW, Colour, Look, scaled
 from drivesim.world.road import Course
 
 TREES_TO, HOUSES_TO = 190.0, 260.0  # metres
@@ -18,7 +18,8 @@ Part = tuple[np.ndarray, Colour, bool]  # corners N 2 (right, up) in metres, alb
 class Picture:
     """Flat convex parts, upright and facing the camera, in the order in which they are painted.
 
-    ``points`` ``N 2`` (right, up) holds the corners of all, ``parts`` (first, end) of each; ``colours`` ``F 3``, ``glows`` ``F``.
+    ``points`` ``N 2`` (right, up) holds the corners of all, ``parts`` (first, end) of each. ``colours`` is ``F 3``,
+    ``glows`` ``F`` bool: what shines at night.
     """
 
     def __init__(self, parts: tuple[Part, ...]):
@@ -49,7 +50,9 @@ class Thing:
 
     @property
     def radius(self) -> float:
-        return self.mesh.radius if self.mesh is not None else self.picture.radius
+        """Metres around its place within which it stands."""
+        shape = self.mesh or self.picture
+        return shape.radius if shape is not None else 0.0
 
 
 @dataclass(frozen=True)
@@ -129,9 +132,9 @@ class Roadside:
             return self._tree(s, row.side * (self.edge + rng.uniform(26, 42)), rng, rng.uniform(1.1, 1.7))
         if row.kind == "field":
             near = self.edge + rng.uniform(6, 9)
-            colour = tuple(np.asarray(self.look.field) * rng.uniform(0.8, 1.1))
-            ends = sorted((row.side * near, row.side * (near + rng.uniform(25, 45))))
-            return Field(s, s + rng.uniform(22, 40), *ends, colour)
+            colour = scaled(self.look.field, rng.uniform(0.8, 1.1))
+            ends = row.side * near, row.side * (near + rng.uniform(25, 45))
+            return Field(s, s + rng.uniform(22, 40), min(ends), max(ends), colour)
         lateral = row.side * (self.edge + rng.uniform(2.6, 4.6))
         kind = rng.choice(["tree", "bush", "sign", "post"], p=[0.5, 0.2, 0.18, 0.12])
         if kind == "tree":
@@ -141,25 +144,25 @@ class Roadside:
         return self._sign(s, row.side * (self.edge + 1.0), rng) if kind == "sign" else self._board(s, lateral, rng)
 
     def _tree(self, s: float, lateral: float, rng: np.random.Generator, size: float) -> Thing:
-        leaf = np.asarray(self.look.leaves[rng.integers(len(self.look.leaves))]) * rng.uniform(0.85, 1.1)
-        dark, light, bark = tuple(leaf * 0.78), tuple(np.minimum(leaf * 1.12, 255)), (98, 70, 48)
+        leaf = scaled(self.look.leaves[rng.integers(len(self.look.leaves))], rng.uniform(0.85, 1.1))
+        dark, light, bark = scaled(leaf, 0.78), scaled(leaf, 1.12), (98, 70, 48)
         h, w = size * rng.uniform(5.5, 8.5), size * rng.uniform(1.5, 2.4)
         trunk = quad(-0.17 * size, 0.17 * size, 0, 0.5 * h)
         if rng.random() < 0.3:
             low = np.array([(-w * 0.85, 0.16 * h), (w * 0.85, 0.16 * h), (0, 0.75 * h)])
             high = np.array([(-w * 0.6, 0.48 * h), (w * 0.6, 0.48 * h), (0, h)])
-            parts: tuple[Part, ...] = ((trunk, bark, False), (low, dark, False), (high, tuple(leaf), False))
+            parts: tuple[Part, ...] = ((trunk, bark, False), (low, dark, False), (high, leaf, False))
         else:
             crown, glint = ring(0, 0.66 * h, w, 0.34 * h, 14), ring(-0.25 * w, 0.74 * h, 0.6 * w, 0.2 * h)
             parts = ((trunk, bark, False), (crown, dark, False), (glint, light, False))
         return Thing(s, lateral, Picture(parts), shadow=0.7 * w, reach=HOUSES_TO if size > 1.05 else TREES_TO)
 
     def _bush(self, s: float, lateral: float, rng: np.random.Generator) -> Thing:
-        leaf = np.asarray(self.look.leaves[rng.integers(len(self.look.leaves))]) * 0.9
+        leaf = scaled(self.look.leaves[rng.integers(len(self.look.leaves))], 0.9)
         w, h = rng.uniform(0.9, 1.6), rng.uniform(0.5, 0.8)
         parts = (
-            (ring(0, h * 0.9, w, h), tuple(leaf * 0.8), False),
-            (ring(-0.2 * w, h * 1.1, 0.6 * w, 0.6 * h), tuple(leaf), False),
+            (ring(0, h * 0.9, w, h), scaled(leaf, 0.8), False),
+            (ring(-0.2 * w, h * 1.1, 0.6 * w, 0.6 * h), leaf, False),
         )
         return Thing(s, lateral, Picture(parts), shadow=w, reach=120.0)
 
@@ -196,11 +199,11 @@ class Roadside:
         return Thing(s, side * (self.edge + 0.8), Picture(parts), lamp=(height - 0.1, reach))
 
     def _house(self, s: float, side: int, rng: np.random.Generator) -> Thing:
-        wall = np.asarray(WALLS[rng.integers(len(WALLS))]) * rng.uniform(0.9, 1.05)
+        wall = scaled(WALLS[rng.integers(len(WALLS))], rng.uniform(0.9, 1.05))
         roof = ROOFS[rng.integers(len(ROOFS))]
         tall = rng.random() < 0.3 * self.town
         length, depth = rng.uniform(7, 13), rng.uniform(7, 10)
         height = rng.uniform(8.5, 12.0) if tall else rng.uniform(3.2, 6.2)
         lit = rng.random(12) < 0.55
-        mesh = shapes.house(tuple(np.minimum(wall, 255)), roof, length, depth, height, not tall, lit)
+        mesh = shapes.house(wall, roof, length, depth, height, not tall, lit)
         return Thing(s, side * (self.edge + depth / 2 + rng.uniform(6, 11)), mesh=mesh, reach=HOUSES_TO)

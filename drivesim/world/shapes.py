@@ -1,14 +1,15 @@
-"""Solid shapes with few faces: vehicles and houses. Local axes: x ahead, y to the right, z up, metres, on the ground."""
+"""Solid shapes with few faces: vehicles and houses. Local axes in metres: x ahead, y to the right, z up."""
 
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from drivesim.world.look import Colour
+from drivesim.world.look import Colour, scaled
 
 GLASS: Colour = (48, 62, 82)
 TYRE: Colour = (26, 26, 30)
 TAIL, HEAD, WINDOW = 1, 2, 3  # what a face is at night: a tail lamp, a headlamp, a lit window
+SHINE: dict[int, Colour] = {TAIL: (255, 36, 30), HEAD: (255, 250, 226), WINDOW: (255, 214, 130)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,8 +22,10 @@ class Mesh:
         normals, offsets: ``F 3`` outward normals and ``F``: the eye sees a face where ``normal @ eye > offset``.
         colours: ``F 3`` albedo times the shade of the face's direction, 0..255.
         lamps: ``F`` 0 or what the face is at night.
-        groups: (layer, centre, first face, end) per convex group; a higher layer is painted later whatever its distance.
+        groups: (layer, centre, first face, end) per convex group; higher layers are painted later.
         ground: ``4 3`` corners of the shadow.
+        shines, at_night: ``F`` bool and ``F 3``, which faces shine at night and the colours then.
+        radius: metres from the middle within which it stands.
     """
 
     points: np.ndarray
@@ -33,11 +36,16 @@ class Mesh:
     lamps: tuple[int, ...]
     groups: tuple[tuple[int, np.ndarray, int, int], ...]
     ground: np.ndarray
+    shines: np.ndarray = field(init=False)
+    at_night: np.ndarray = field(init=False)
+    radius: float = field(init=False)
 
-    @property
-    def radius(self) -> float:
-        """Metres from the middle within which it stands."""
-        return float(np.hypot(self.ground[:, 0], self.ground[:, 1]).max())
+    def __post_init__(self) -> None:
+        shines = np.array([lamp > 0 for lamp in self.lamps])
+        night = np.array([SHINE.get(lamp, colour) for lamp, colour in zip(self.lamps, self.colours, strict=True)])
+        radius = float(np.hypot(self.ground[:, 0], self.ground[:, 1]).max())
+        for name, value in (("shines", shines), ("at_night", night), ("radius", radius)):
+            object.__setattr__(self, name, value)
 
 
 @dataclass
@@ -153,7 +161,7 @@ def truck(paint: Colour, cargo: Colour, length: float, width: float, height: flo
     box = make.box((-x, x - 2.2), (-y, y), (0.75, height), cargo)
     for u in ((0.03, 0.2), (0.8, 0.97)):
         make.patch(box["rear"], u, (0.0, 0.09), (200, 20, 24), TAIL)
-    make.patch(box["rear"], (0.485, 0.515), (0.12, 1.0), tuple(0.6 * c for c in cargo))
+    make.patch(box["rear"], (0.485, 0.515), (0.12, 1.0), scaled(cargo, 0.6))
     for side in ("left", "right"):
         make.patch(box[side], (0.0, 1.0), (0.3, 0.45), paint)
     make.group()

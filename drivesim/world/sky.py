@@ -47,7 +47,7 @@ def paint_around(seed: int, look: Look, turn: int, rows: int, focal: float) -> n
         cover = _clouds(rng, look, rows, turn, focal)[..., None]
         bright = np.minimum(np.asarray(look.horizon) * 0.35 + 168, 255)
         image = image * (1 - cover) + cover * bright
-    for depth, (tall, mix) in enumerate([(0.085, 0.62), (0.05, 0.3)]):
+    for tall, mix in ((0.085, 0.62), (0.05, 0.3)):
         ridge = _ridge(rng, azimuth, tall)
         inside = np.clip((ridge - height) * focal + 0.5, 0, 1)[..., None]
         foot = np.clip(height / 0.05, 0, 1)[..., None]

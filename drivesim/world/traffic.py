@@ -1,21 +1,23 @@
 """Who is on the road: vehicles and pedestrians, each a closed-form function of time, with ids that last.
 
-Everyone belongs to a stream: places at a pitch along the road, some of them taken, that move together. So nobody overtakes
-within a stream, nobody passes through another, and who is near at time ``t`` needs no history.
+Everyone belongs to a stream: places at a pitch along the road, some of them taken, that move together. So nobody
+overtakes within a stream, nobody passes through another, and who is near at time ``t`` needs no history.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
 from drivesim.randomness import generator
 from drivesim.world import shapes
-from drivesim.world.look import CLOTHES, PAINTS, WHITE, Colour
+from drivesim.world.look import CLOTHES, PAINTS, WHITE, Colour, scaled
 from drivesim.world.road import LANE, Course, Waves
 from drivesim.world.roadside import Picture, quad, ring
 
 SIGHT = 170.0  # metres within which traffic is painted
+_STEPS = 5.2  # radians of a walk a second
 _BEHIND = 12.0  # metres behind the camera within which a long vehicle still reaches into view
 
 
@@ -80,9 +82,9 @@ class Traffic:
 
     def _streams(self, rng: np.random.Generator) -> list[Stream]:
         course, d = self.course, self.density
-        streams = []
+        streams: list[Stream] = []
 
-        def add(name: str, share: float, lateral: float, along: bool, drift: Waves, pitch: float, **more) -> None:
+        def add(name: str, share: float, lateral: float, along: bool, drift: Waves, pitch: float, **more: Any) -> None:
             streams.append(Stream(name, len(streams), pitch, share, lateral, along, drift, **more))
 
         for lane in range(course.lanes):
@@ -126,14 +128,14 @@ class Traffic:
                 member = self._member(stream.number, place)
                 if member is None:
                     continue
-                offset, build = member
+                offset, agent = member
                 position = stream.pitch * place + offset + shift
                 if -_BEHIND < position - s < SIGHT:
-                    agents.append(build(position, t))
+                    agents.append(replace(agent, s=position, stride=agent.stride + _STEPS * t))
         return agents
 
-    def _make(self, number: int, place: int):
-        """The place's shift in metres and what makes its agent of a position and a time, or None where it is free."""
+    def _make(self, number: int, place: int) -> tuple[float, Agent] | None:
+        """The place's shift in metres and who has it, at no time yet; None where it is free."""
         stream = self.streams[number]
         rng = generator("world", self.seed, "stream", number, place)
         if rng.random() >= stream.share:
@@ -151,23 +153,13 @@ class Traffic:
         if stream.name == "ahead":
             offset += np.ptp(mesh.points[:, 0]) / 2  # the gap is counted to its rear
         lateral = stream.lateral + rng.uniform(-0.2, 0.2)
+        return offset, Agent(track, cls, 0.0, lateral, stream.along, mesh, stream.lit)
 
-        def build(s: float, _: float) -> Agent:
-            return Agent(track, cls, s, lateral, stream.along, mesh, stream.lit)
-
-        return offset, build
-
-    def _walker(self, stream: Stream, track: int, rng: np.random.Generator):
+    def _walker(self, stream: Stream, track: int, rng: np.random.Generator) -> Agent:
         picks = rng.permutation(len(CLOTHES))[:2]
-        clothes = CLOTHES[picks[0]], tuple(0.45 * c for c in CLOTHES[picks[1]])
+        clothes = CLOTHES[picks[0]], scaled(CLOTHES[picks[1]], 0.45)
         height, phase = rng.uniform(1.55, 1.85), rng.uniform(0, 6)
-
-        def build(s: float, t: float) -> Agent:
-            return Agent(
-                track, "pedestrian", s, stream.lateral, stream.along, None, False, clothes, height, phase + 5.2 * t
-            )
-
-        return build
+        return Agent(track, "pedestrian", 0.0, stream.lateral, stream.along, None, False, clothes, height, phase)
 
 
 def _vehicle(cls: str, rng: np.random.Generator) -> shapes.Mesh:
