@@ -1,7 +1,6 @@
 """What every room's tests share: the real clips, two cores, and a global random state that nobody may move."""
 
 import os
-import random
 import warnings
 import zlib
 from collections.abc import Iterator
@@ -41,21 +40,18 @@ def shared() -> Path:
 @pytest.fixture(autouse=True)
 def no_leaking_randomness(request: pytest.FixtureRequest) -> Iterator[None]:
     """Seeds torch by the test's name, so that networks are initialised alike in any order of tests, and fails where the
-    test, or what it called, seeded torch globally or moved numpy's or Python's global state."""
+    test, or what it called, seeded torch globally or moved numpy's global state."""
     seed = zlib.crc32(request.node.nodeid.encode())
     before = torch.get_rng_state()
     torch.manual_seed(seed)
-    numpy_before, python_before = np.random.get_state(), random.getstate()  # noqa: NPY002
+    numpy_before = np.random.get_state()  # noqa: NPY002
     yield
     moved = []
     if torch.initial_seed() != seed:
         moved.append("torch was seeded globally (a test is seeded already; else torch.random.fork_rng)")
     if not all(np.array_equal(a, b) for a, b in zip(np.random.get_state(), numpy_before, strict=True)):  # noqa: NPY002
         moved.append("numpy's global state moved (use drivesim.randomness.generator)")
-    if random.getstate() != python_before:
-        moved.append("Python's global random state moved")
     torch.set_rng_state(before)
     np.random.set_state(numpy_before)  # noqa: NPY002
-    random.setstate(python_before)
     if moved:
         pytest.fail("random state leaks: " + "; ".join(moved))
