@@ -15,7 +15,9 @@ grace, since Matroska rounds them to milliseconds.
 import math
 import os
 import re
+from bisect import bisect_right
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
@@ -129,6 +131,30 @@ def read(
     return clip
 
 
+@dataclass(frozen=True, eq=False)
+class Recording:
+    """A whole short video in memory: ``frames`` uint8 ``T H W 3``, when each is shown, and when the last one ends."""
+
+    frames: np.ndarray
+    times: tuple[Fraction, ...]
+    end: Fraction
+
+    def read(self, fps: Fraction, start: Fraction, frames: int) -> np.ndarray:
+        """The same frames as ``read``, without decoding."""
+        wanted = [start + n / fps for n in range(frames)]
+        if wanted[-1] + GRACE >= self.end:
+            raise ValueError(f"{frames} frames at {fps} fps from {start} s end after {self.end} s")
+        return self.frames[[max(0, bisect_right(self.times, t + GRACE) - 1) for t in wanted]]
+
+
+def record(path: str | Path, *, size: Size | None = None, rate: Fraction | None = None) -> Recording:
+    """Decodes the whole video at ``size``; for short ones that are read many times. See ``read``."""
+    path = Path(path)
+    with _source(path, Fraction(0), rate) as (shown, _):
+        rows = [(fit(frame.picture(), size), frame.time, frame.time + frame.length) for frame in shown]
+    return Recording(np.stack([row[0] for row in rows]), tuple(row[1] for row in rows), rows[-1][2])
+
+
 def stream(
     path: str | Path,
     *,
@@ -140,17 +166,22 @@ def stream(
 ) -> Iterator[Clip]:
     """The whole video from ``start`` on as clips of ``chunk`` frames (the last may be shorter); see ``read``."""
     path = Path(path)
+    with _source(path, start, rate) as (shown, own):
+        yield from _clips(shown, path, own, fps, size, chunk, start)
+
+
+@contextmanager
+def _source(path: Path, start: Fraction, rate: Fraction | None) -> Iterator[tuple[Iterator["Shown"], Fraction]]:
+    """The frames of a file or a folder from one at ``start`` or before it on, and their mean rate."""
     if path.is_dir():
         files, own = _numbered(path, rate)
-        yield from _clips(_image_frames(files, own), path, own, fps, size, chunk, start)
+        yield _image_frames(files, own), own
         return
     with _opened(path) as container:
         own = _own_rate(container.streams.video[0])
         stretch = own / rate if rate else Fraction(1)  # a wrong rate in the header stretches every time stamp alike
-        shown = (
-            Shown(f.time * stretch, f.length * stretch, f.picture) for f in _frames(container, path, start / stretch)
-        )
-        yield from _clips(shown, path, rate or own, fps, size, chunk, start)
+        frames = _frames(container, path, start / stretch)
+        yield (Shown(f.time * stretch, f.length * stretch, f.picture) for f in frames), rate or own
 
 
 def fit(picture: np.ndarray, size: Size | None) -> np.ndarray:

@@ -1,0 +1,260 @@
+"""The index of a data set: what clips there are and what is known of them, as two Parquet files of fixed schema.
+
+A folder holds ``files.parquet`` (a row a clip), ``boxes.parquet`` (a row a box) and ``quarantine.jsonl`` (a line a file that
+was left out, with the reason). It is written whole: first into a folder beside it, which then takes its name.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, fields, replace
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from drivesim import weights
+from drivesim.errors import Mistake
+from drivesim.scene import Boxes
+
+SCHEMA_VERSION = 1
+FILES, BOXES, QUARANTINE = "files.parquet", "boxes.parquet", "quarantine.jsonl"
+FILES_SCHEMA = pa.schema(
+    [
+        pa.field("clip_id", pa.string(), nullable=False),
+        pa.field("path", pa.string(), nullable=False),
+        pa.field("root", pa.string(), nullable=False),
+        pa.field("bytes", pa.int64(), nullable=False),
+        pa.field("drive", pa.string(), nullable=False),
+        pa.field("split", pa.string(), nullable=False),
+        pa.field("frames", pa.int64(), nullable=False),
+        pa.field("width", pa.int32(), nullable=False),
+        pa.field("height", pa.int32(), nullable=False),
+        pa.field("rotation", pa.int32(), nullable=False),
+        pa.field("fps_num", pa.int64(), nullable=False),
+        pa.field("fps_den", pa.int64(), nullable=False),
+        pa.field("fps_stated", pa.bool_(), nullable=False),
+        pa.field("seconds", pa.float64(), nullable=False),
+        pa.field("night", pa.bool_()),
+        pa.field("cars", pa.int32()),
+        pa.field("caption", pa.string()),
+        pa.field("labels", pa.string()),
+        pa.field("source", pa.string(), nullable=False),
+        pa.field("licence", pa.string(), nullable=False),
+        pa.field("schema_version", pa.int32(), nullable=False),
+    ]
+)
+BOXES_SCHEMA = pa.schema(
+    [
+        pa.field("clip_id", pa.string(), nullable=False),
+        pa.field("time_num", pa.int64(), nullable=False),
+        pa.field("time_den", pa.int64(), nullable=False),
+        pa.field("track", pa.int64(), nullable=False),
+        pa.field("class", pa.string(), nullable=False),
+        pa.field("class_source", pa.string(), nullable=False),
+        *(pa.field(name, pa.float64(), nullable=False) for name in ("x0", "y0", "x1", "y1")),
+        pa.field("visibility", pa.float64()),
+        pa.field("ignore", pa.bool_(), nullable=False),
+        pa.field("source", pa.string(), nullable=False),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A row of ``files.parquet``: one clip.
+
+    Args:
+        clip_id: SHA-256 of the file's bytes.
+        path: below ``root``; a root in the file that is relative is so to the index's folder (opened: absolute).
+        drive: clips of one drive are never on both sides of the split.
+        rotation: degrees counter-clockwise that the reader turns the stored picture by; ``width``, ``height`` are as shown.
+        fps_stated: the rate is a recipe's, not the file's own.
+        night, cars, caption: None = unknown.
+        labels: where the boxes are from, None = boxes are unknown.
+    """
+
+    clip_id: str
+    path: str
+    root: str
+    bytes: int
+    drive: str
+    frames: int
+    width: int
+    height: int
+    rotation: int
+    fps_num: int
+    fps_den: int
+    fps_stated: bool
+    seconds: float
+    night: bool | None = None
+    cars: int | None = None
+    caption: str | None = None
+    labels: str | None = None
+    source: str = ""
+    licence: str = ""
+    split: str = "train"
+    schema_version: int = SCHEMA_VERSION
+
+    @property
+    def fps(self) -> Fraction:
+        return Fraction(self.fps_num, self.fps_den)
+
+    @property
+    def rate(self) -> Fraction | None:
+        """The rate that ``video.read`` must be told, None where the file's own is true."""
+        return self.fps if self.fps_stated else None
+
+    @property
+    def file(self) -> Path:
+        return Path(self.root) / self.path
+
+    def check(self) -> None:
+        """Raises:
+        Mistake: the file is gone, or of another length than when it was indexed.
+        """
+        if not self.file.exists():
+            raise Mistake("is gone since it was indexed", where=self.file, mend="index the folder again")
+        if size_of(self.file) != self.bytes:
+            raise Mistake("has changed since it was indexed", where=self.file, mend="index the folder again")
+
+
+def size_of(file: Path) -> int:
+    """Bytes of a file, or of the files of a folder of images."""
+    return sum(f.stat().st_size for f in file.iterdir() if f.is_file()) if file.is_dir() else file.stat().st_size
+
+
+@dataclass
+class Rows:
+    """An index in the making: entries, boxes by clip, and what was left out."""
+
+    entries: list[Entry] = field(default_factory=list)
+    boxes: dict[str, Boxes] = field(default_factory=dict)
+    quarantined: list[dict[str, str]] = field(default_factory=list)
+
+    def add(self, entry: Entry, boxes: Boxes | None = None) -> None:
+        self.entries.append(entry)
+        if boxes is not None:
+            self.boxes[entry.clip_id] = boxes
+
+    def quarantine(self, path: str, reason: str) -> None:
+        self.quarantined.append({"path": path.encode(errors="replace").decode(), "reason": reason})
+
+    def write(self, folder: Path, val: float) -> None:
+        """The three files into ``folder``, clips split by drive: about ``val`` of the drives become ``val``."""
+        held_back = val_drives({entry.drive for entry in self.entries}, val)
+        entries = [replace(e, split="val" if e.drive in held_back else "train") for e in self.entries]
+        pq.write_table(pa.Table.from_pylist([asdict(e) for e in entries], FILES_SCHEMA), folder / FILES)
+        pq.write_table(pa.Table.from_pylist(self._box_rows(), BOXES_SCHEMA), folder / BOXES)
+        lines = "".join(json.dumps(line) + "\n" for line in self.quarantined)
+        (folder / QUARANTINE).write_text(lines, encoding="utf-8")
+
+    def _box_rows(self) -> list[dict[str, object]]:
+        source = {entry.clip_id: entry.labels or "" for entry in self.entries}
+        return [
+            {
+                "clip_id": clip_id, "time_num": time.numerator, "time_den": time.denominator, "track": int(track),
+                "class": cls, "class_source": cls, "x0": box[0], "y0": box[1], "x1": box[2], "y1": box[3],
+                "visibility": None if np.isnan(seen) else float(seen), "ignore": False, "source": source[clip_id],
+            }
+            for clip_id, boxes in self.boxes.items()
+            for time, track, cls, box, seen in zip(
+                boxes.time, boxes.track, boxes.cls, boxes.box.tolist(), boxes.visibility, strict=True
+            )
+        ]  # fmt: skip
+
+
+def val_drives(drives: set[str], share: float) -> set[str]:
+    """The drives that are held back: those whose hash falls below ``share``, so that a drive stays where it is when others
+    join. Where that leaves a side empty and there are two drives or more, one drive moves over."""
+    place = {d: int.from_bytes(hashlib.sha256(d.encode()).digest()[:8], "big") / 2**64 for d in drives}
+    held_back = {d for d in drives if place[d] < share}
+    if share > 0 and len(drives) > 1:
+        if not held_back:
+            return {min(drives, key=place.__getitem__)}
+        if held_back == drives:
+            return held_back - {max(drives, key=place.__getitem__)}
+    return held_back
+
+
+@contextmanager
+def whole_folder(out: Path) -> Iterator[Path]:
+    """A folder to fill, which becomes ``out`` when the context ends without an error and vanishes otherwise.
+
+    Raises:
+        Mistake: ``out`` already holds something, or cannot be made.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise Mistake("exists already and is not empty", where=out, mend="remove it, or choose another --out")
+    part = out.with_name(f".{out.name}.{os.getpid()}.part")
+    try:
+        part.mkdir(parents=True)
+    except OSError as problem:
+        raise Mistake(f"cannot be made: {problem.strerror}", where=out) from None
+    try:
+        yield part
+        if out.is_dir():
+            out.rmdir()
+        os.replace(part, out)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+class Index:
+    """A finished index. ``entries`` are sorted as written; ``digest`` changes when anything in it does."""
+
+    def __init__(self, folder: Path, entries: list[Entry]):
+        self.folder, self.entries = folder, entries
+        self.digest = hashlib.sha256(
+            "".join(weights.sha256(folder / name) for name in (FILES, BOXES)).encode()
+        ).hexdigest()
+        self._boxes: dict[str, Boxes] | None = None
+
+    @classmethod
+    def open(cls, folder: str | Path) -> "Index":
+        """Raises:
+        Mistake: no index there, of another schema, or not whole.
+        """
+        folder = Path(folder)
+        if not (folder / FILES).is_file() or not (folder / BOXES).is_file():
+            raise Mistake("is not an index", where=folder, mend="'drivesim index FOLDER --out INDEX' makes one")
+        try:
+            rows = pq.read_table(folder / FILES).to_pylist()
+        except (pa.ArrowException, OSError) as problem:
+            raise Mistake(f"cannot be read: {problem}", where=folder / FILES) from None
+        names = {f.name for f in fields(Entry)}
+        if any(row.get("schema_version") != SCHEMA_VERSION or not names <= row.keys() for row in rows):
+            raise Mistake(f"is not of schema version {SCHEMA_VERSION}", where=folder / FILES, mend="index again")
+        entries = [Entry(**{name: row[name] for name in names}) for row in rows]
+        return cls(folder, [replace(e, root=str((folder / e.root).absolute())) for e in entries])
+
+    def split(self, name: str) -> list[Entry]:
+        """The clips of ``train`` or ``val``."""
+        return [entry for entry in self.entries if entry.split == name]
+
+    def boxes(self, clip_id: str) -> Boxes | None:
+        """The boxes of a clip; None = unknown, which differs from a clip with none in it."""
+        if self._boxes is None:
+            self._boxes = self._read_boxes()
+        return self._boxes.get(clip_id)
+
+    def _read_boxes(self) -> dict[str, Boxes]:
+        rows: dict[str, list[dict[str, object]]] = {e.clip_id: [] for e in self.entries if e.labels is not None}
+        for row in pq.read_table(self.folder / BOXES).to_pylist():
+            rows.setdefault(row["clip_id"], []).append(row)
+        return {clip_id: _as_boxes(of_clip) for clip_id, of_clip in rows.items()}
+
+
+def _as_boxes(rows: list[dict]) -> Boxes:  # type: ignore[type-arg]  # rows of Parquet
+    return Boxes(
+        time=tuple(Fraction(row["time_num"], row["time_den"]) for row in rows),
+        track=np.array([row["track"] for row in rows], np.int64),
+        cls=tuple(row["class"] for row in rows),
+        box=np.array([[row[name] for name in ("x0", "y0", "x1", "y1")] for row in rows], np.float64).reshape(-1, 4),
+        visibility=np.array([np.nan if (v := row["visibility"]) is None else v for row in rows], np.float64),
+    )

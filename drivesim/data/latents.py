@@ -1,0 +1,259 @@
+"""The latent cache: every clip encoded once. Raw moments (mean, log-variance) as float16, whitened only when they are used.
+
+A folder holds ``000000.npy`` ... (``N 2C h w``, opened as memory maps), ``sequences.parquet`` (a row a sequence: consecutive
+frames of a clip at an exact fps) and ``cache.json``, which says from what it was made.
+"""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, fields
+from fractions import Fraction
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch.utils.data import Dataset
+
+from drivesim.data.index import Entry
+from drivesim.data.loader import Item, Ordered, labels
+from drivesim.data.order import Order
+from drivesim.errors import Mistake
+
+FORMAT = "drivesim.latents/1"
+ABOUT, SEQUENCES = "cache.json", "sequences.parquet"
+SHARD_BYTES = 256 << 20
+SCHEMA = pa.schema(
+    [
+        ("clip_id", pa.string()), ("night", pa.bool_()), ("cars", pa.int32()), ("split", pa.string()),
+        ("shard", pa.int32()), ("offset", pa.int64()), ("frames", pa.int64()),
+        ("fps_num", pa.int64()), ("fps_den", pa.int64()), ("start_num", pa.int64()), ("start_den", pa.int64()),
+    ]
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Sequence:
+    """``frames`` consecutive frames of a clip from second ``start``, at ``offset`` of ``shard``."""
+
+    clip_id: str
+    night: bool | None
+    cars: int | None
+    split: str
+    shard: int
+    offset: int
+    frames: int
+    fps_num: int
+    fps_den: int
+    start_num: int
+    start_den: int
+
+
+@dataclass(frozen=True)
+class About:
+    """What a cache was made from; ``fingerprint`` is its hash.
+
+    Args:
+        index: digest of the index; ``autoencoder``: SHA-256 of the weights.
+        size: ``(H, W)`` of the pictures; ``fps``, ``phases``, ``precision``: how they were taken and encoded.
+        shape: ``(2C, h, w)`` of the moments.
+    """
+
+    index: str
+    autoencoder: str
+    size: tuple[int, int]
+    fps: str
+    phases: int
+    precision: str
+    shape: tuple[int, int, int]
+
+    @property
+    def fingerprint(self) -> str:
+        return hashlib.sha256(json.dumps([FORMAT, asdict(self)], sort_keys=True).encode()).hexdigest()
+
+
+class LatentWriter:
+    """Fills a folder with shards; ``cache.json`` comes last, so that a cache without it is not one."""
+
+    def __init__(self, folder: Path, about: About):
+        self.folder, self.about = folder, about
+        self._rows: list[Sequence] = []
+        self._pending: list[np.ndarray] = []
+        self._shard = self._offset = 0
+
+    def add(self, entry: Entry, moments: np.ndarray, fps: Fraction, start: Fraction) -> None:
+        """Appends a sequence ``T 2C h w``."""
+        if moments.shape[1:] != self.about.shape:
+            raise ValueError(f"moments are T {self.about.shape}, not {moments.shape}")
+        if not np.isfinite(moments).all():
+            raise Mistake("the autoencoder gives values that are not finite", where=entry.file)
+        self._rows.append(
+            Sequence(
+                entry.clip_id, entry.night, entry.cars, entry.split, self._shard, self._offset, len(moments),
+                fps.numerator, fps.denominator, start.numerator, start.denominator,
+            )
+        )  # fmt: skip
+        self._pending.append(np.clip(moments, -65504, 65504).astype(np.float16))
+        self._offset += len(moments)
+        if sum(part.nbytes for part in self._pending) >= SHARD_BYTES:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._pending:
+            np.save(self.folder / f"{self._shard:06d}.npy", np.concatenate(self._pending))
+            self._pending, self._offset, self._shard = [], 0, self._shard + 1
+
+    def __enter__(self) -> "LatentWriter":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is not None:
+            return
+        self._flush()
+        pq.write_table(pa.Table.from_pylist([asdict(row) for row in self._rows], SCHEMA), self.folder / SEQUENCES)
+        content = {"format": FORMAT, "fingerprint": self.about.fingerprint, **asdict(self.about)}
+        (self.folder / ABOUT).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+class LatentCache:
+    """An opened cache. ``size`` and ``fps`` are those of the pictures, ``fingerprint`` names its content."""
+
+    def __init__(self, folder: Path, about: About, sequences: list[Sequence]):
+        self.folder, self.about, self.sequences = folder, about, sequences
+        self.size, self.fps, self.fingerprint = about.size, Fraction(about.fps), about.fingerprint
+
+    @classmethod
+    def open(cls, folder: str | Path, autoencoder: str | None = None) -> "LatentCache":
+        """Args:
+            autoencoder: SHA-256 of the weights that the latents must be of.
+
+        Raises:
+            Mistake: no cache, not whole, of another autoencoder, or altered.
+        """
+        folder = Path(folder)
+        if not (folder / ABOUT).is_file():
+            raise Mistake("is not a latent cache", where=folder, mend="'drivesim encode INDEX --weights DIR' makes one")
+        try:
+            content: dict[str, Any] = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+            rows = pq.read_table(folder / SEQUENCES).to_pylist()
+            values = {field.name: content[field.name] for field in fields(About)}
+            about = About(**{**values, "size": tuple(values["size"]), "shape": tuple(values["shape"])})
+            sequences = [Sequence(**row) for row in rows]
+        except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as problem:
+            raise Mistake(f"cannot be read: {problem}", where=folder / ABOUT, mend="encode again") from None
+        if content.get("format") != FORMAT or content.get("fingerprint") != about.fingerprint:
+            raise Mistake("its fingerprint does not fit its content", where=folder / ABOUT, mend="encode again")
+        if autoencoder is not None and about.autoencoder != autoencoder:
+            raise Mistake(
+                f"holds latents of another autoencoder ({about.autoencoder[:12]}, not {autoencoder[:12]})",
+                where=folder,
+                mend="encode the index again with these weights",
+            )
+        cache = cls(folder, about, sequences)
+        cache._check_shards()
+        return cache
+
+    def split(self, name: str) -> list[Sequence]:
+        return [sequence for sequence in self.sequences if sequence.split == name]
+
+    def read(self, sequence: Sequence, first: int, frames: int) -> np.ndarray:
+        """``frames`` frames of ``sequence`` from its frame ``first`` on: float32 ``T 2C h w``."""
+        if first < 0 or first + frames > sequence.frames:
+            raise ValueError(f"frames {first} to {first + frames} of a sequence of {sequence.frames}")
+        begin = sequence.offset + first
+        return np.asarray(self._shards[sequence.shard][begin : begin + frames], dtype=np.float32)
+
+    @cached_property
+    def _shards(self) -> list[np.ndarray]:
+        count = 1 + max((sequence.shard for sequence in self.sequences), default=-1)
+        return [np.load(self.folder / f"{n:06d}.npy", mmap_mode="r", allow_pickle=False) for n in range(count)]
+
+    def _check_shards(self) -> None:
+        try:
+            lengths = [len(shard) for shard in self._shards if shard.shape[1:] == self.about.shape]
+            whole = len(lengths) == len(self._shards)
+        except (OSError, ValueError):
+            whole = False
+        if not whole or any(s.offset + s.frames > lengths[s.shard] for s in self.sequences):
+            raise Mistake("its shards are missing or not whole", where=self.folder, mend="encode again")
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the maps: a worker opens its own."""
+        return {name: value for name, value in self.__dict__.items() if name != "_shards"}
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """A window of a sequence that starts at frame ``first`` or up to ``slack`` frames later."""
+
+    sequence: Sequence
+    first: int
+    slack: int
+
+
+def stretches(sequence: Sequence, frames: int) -> list[Stretch]:
+    """Side by side; each may start later by less than its own length, as long as the sequence lasts."""
+    starts = range(0, sequence.frames - frames + 1, frames)
+    return [Stretch(sequence, n, min(frames - 1, sequence.frames - frames - n)) for n in starts]
+
+
+class Latents(Dataset[Item]):
+    """Map from global sample number to item."""
+
+    def __init__(self, cache: LatentCache, held: list[Stretch], frames: int, order: Order | None):
+        self.cache, self.held, self.frames, self.order = cache, held, frames, order
+
+    def __len__(self) -> int:
+        return len(self.held)
+
+    def __getitem__(self, sample: int) -> Item:
+        window = self.held[sample if self.order is None else self.order.window(sample)]
+        late = 0 if self.order is None else int(self.order.uniform(sample) * (window.slack + 1))
+        moments = torch.from_numpy(self.cache.read(window.sequence, window.first + late, self.frames))
+        return {"moments": moments, **labels(window.sequence.night, window.sequence.cars, sample)}
+
+
+class LatentData(Ordered):
+    """Windows of a cache as batches ``{"moments": B T 2C h w, "night": B, "cars": B, "sample": B}``; see ``ClipData``.
+
+    Raises:
+        Mistake: no cache, of another autoencoder, or no sequence of ``frames`` frames.
+    """
+
+    def __init__(
+        self,
+        cache: str | Path,
+        *,
+        frames: int,
+        batch: int,
+        steps: int,
+        start_step: int = 0,
+        seed: int = 0,
+        workers: int = 0,
+        autoencoder: str | None = None,
+    ):
+        super().__init__(batch, steps, start_step, workers)
+        self.cache, self.frames, self.seed = LatentCache.open(cache, autoencoder), frames, seed
+        self.digest = self.cache.fingerprint
+        self._train = [w for s in self.cache.split("train") for w in stretches(s, frames)]
+        self._val = [w for s in self.cache.split("val") for w in stretches(s, frames)]
+        self.left_out = {"shorter than a window": sum(s.frames < frames for s in self.cache.sequences)}
+        if not self._train:
+            longest = max((s.frames for s in self.cache.split("train")), default=0)
+            raise Mistake(
+                f"no sequence has {frames} frames at {self.cache.fps} fps, the longest has {longest}",
+                where=cache,
+                mend="ask for fewer frames, or encode longer clips",
+            )
+
+    def training(self) -> Latents:
+        return Latents(self.cache, self._train, self.frames, Order(self.seed, len(self._train)))
+
+    def validation(self) -> Latents:
+        return Latents(self.cache, self._val, self.frames, None)

@@ -1,0 +1,200 @@
+"""Windows of video for training, in an order that depends on the seed and the sample's number alone."""
+
+import math
+from collections import Counter
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as lightning
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from drivesim.data import video
+from drivesim.data.index import Entry, Index
+from drivesim.data.order import Batches, Order
+from drivesim.errors import Mistake
+from drivesim.scene import to_model
+
+START_STEPS = 1 << 20  # the drawn start falls on a grid of exact fractions
+FULL_RATE = Fraction(99, 100)  # a clip at 29.97 serves where 30 is asked for; one at 10 would repeat frames
+Item = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Window:
+    """``frames`` frames of a clip that start at second ``first`` or up to ``slack`` seconds later."""
+
+    entry: Entry
+    first: Fraction
+    slack: Fraction
+
+
+def windows(entry: Entry, frames: int, fps: Fraction) -> list[Window]:
+    """Side by side in the clip; each may start later by up to its own length, as long as the clip lasts.
+
+    ::
+
+        clip      |--------------------------------------|
+        windows   |0....|1....|2....|3....|4....|5.. (too short)
+        starts    ^^^^^^ ^^^^^ ^^^^^ ^^^^^ ^^^^
+    """
+    seconds = Fraction(entry.seconds).limit_denominator(1_000_000)
+    length = frames / fps
+    last = seconds - video.GRACE - (frames - 1) / fps  # a start before it leaves the last frame inside
+    count = video.frames_in(seconds, fps) // frames
+    return [Window(entry, n * length, min(length, last - n * length)) for n in range(count)]
+
+
+class Clips(Dataset[Item]):
+    """Map from global sample number to item; short clips are decoded once and kept, up to ``keep`` bytes."""
+
+    def __init__(
+        self, held: list[Window], frames: int, fps: Fraction, size: video.Size, order: Order | None, keep: int
+    ):
+        self.held, self.frames, self.fps, self.size, self.order = held, frames, fps, size, order
+        self._keep = _that_fit([window.entry for window in held], size, keep)
+        self._kept: dict[str, video.Recording] = {}
+
+    def __len__(self) -> int:
+        return len(self.held)
+
+    def __getitem__(self, sample: int) -> Item:
+        window = self.held[sample if self.order is None else self.order.window(sample)]
+        start = window.first
+        if self.order is not None:
+            step = math.floor(self.order.uniform(sample) * START_STEPS)
+            start += window.slack * Fraction(step, START_STEPS)
+        return {
+            "video": to_model(self._read(window.entry, start)),
+            **labels(window.entry.night, window.entry.cars, sample),
+        }
+
+    def _read(self, entry: Entry, start: Fraction) -> np.ndarray:
+        if entry.clip_id not in self._keep:
+            clip = video.read(
+                entry.file, fps=self.fps, start=start, frames=self.frames, size=self.size, rate=entry.rate
+            )
+            return clip.frames
+        if entry.clip_id not in self._kept:
+            self._kept[entry.clip_id] = video.record(entry.file, size=self.size, rate=entry.rate)
+        return self._kept[entry.clip_id].read(self.fps, start, self.frames)
+
+
+def labels(night: bool | None, cars: int | None, sample: int) -> Item:
+    """The part of an item that every loader gives; -1 is unknown."""
+    values = {"night": -1 if night is None else int(night), "cars": -1 if cars is None else cars, "sample": sample}
+    return {name: torch.tensor(value, dtype=torch.long) for name, value in values.items()}
+
+
+def _that_fit(entries: list[Entry], size: video.Size, budget: int) -> frozenset[str]:
+    """The first clips whose resized frames fit into ``budget`` bytes. They stay: evicting under a random order is no gain."""
+    chosen: set[str] = set()
+    for entry in entries:
+        need = entry.frames * size[0] * size[1] * 3
+        if entry.clip_id not in chosen and need <= budget:
+            chosen.add(entry.clip_id)
+            budget -= need
+    return frozenset(chosen)
+
+
+class Ordered(lightning.LightningDataModule):
+    """Training and validation loaders over two datasets, the first endless and cut to the steps asked for."""
+
+    def __init__(self, batch: int, steps: int, start_step: int, workers: int):
+        super().__init__()
+        self.batch, self.steps, self.start_step, self.workers = batch, steps, start_step, workers
+
+    def training(self) -> Dataset[Item]:
+        raise NotImplementedError
+
+    def validation(self) -> Dataset[Item]:
+        raise NotImplementedError
+
+    def train_dataloader(self) -> DataLoader[Item]:
+        trainer = self.trainer
+        rank, world = (trainer.global_rank, trainer.world_size) if trainer is not None else (0, 1)
+        batches = Batches(self.batch, self.start_step, self.steps, rank, world)
+        return DataLoader(self.training(), batch_sampler=batches, **self._workers())
+
+    def val_dataloader(self) -> DataLoader[Item]:
+        """The windows of the held-back drives in order, each from its own start; empty where no drive is held back."""
+        return DataLoader(self.validation(), batch_size=self.batch, **self._workers())
+
+    def _workers(self) -> dict[str, Any]:
+        return {"num_workers": self.workers, "persistent_workers": self.workers > 0}
+
+
+class ClipData(Ordered):
+    """Clips of an index as batches ``{"video": B T 3 H W in [-1, 1], "night": B, "cars": B, "sample": B}``.
+
+    Args:
+        index: its folder.
+        frames: ``T`` of a window; 1 gives single frames.
+        fps: of the window; a clip with fewer frames a second is left out (not for single frames).
+        size: ``(H, W)``.
+        batch: clips a step on each process.
+        steps: the training loader ends before this step; it begins at ``start_step``.
+        keep: bytes of decoded frames that all workers together may hold.
+
+    ``left_out`` counts the clips that gave no window, by reason; ``digest`` names the data.
+
+    Raises:
+        Mistake: no index, a clip that is gone or has changed, or none that gives a window.
+    """
+
+    def __init__(
+        self,
+        index: str | Path,
+        *,
+        frames: int,
+        fps: Fraction,
+        size: tuple[int, int],
+        batch: int,
+        steps: int,
+        start_step: int = 0,
+        seed: int = 0,
+        workers: int = 0,
+        keep: int = 1 << 30,
+    ):
+        super().__init__(batch, steps, start_step, workers)
+        opened = Index.open(index)
+        self.frames, self.fps, self.size, self.seed = frames, fps, (size[0], size[1]), seed
+        self.keep, self.digest = keep // max(1, workers), opened.digest
+        self.left_out: Counter[str] = Counter()
+        self._train = self._windows(opened.split("train"))
+        self._val = self._windows(opened.split("val"))
+        if not self._train:
+            raise Mistake(
+                f"no clip gives {frames} frames at {fps} fps ({_told(self.left_out)})",
+                where=index,
+                mend="ask for fewer frames, or index longer clips",
+            )
+
+    def _windows(self, entries: list[Entry]) -> list[Window]:
+        found = []
+        for entry in entries:
+            entry.check()
+            if self.frames > 1 and entry.fps < self.fps * FULL_RATE:
+                self.left_out[f"fewer than {self.fps} frames a second"] += 1
+                continue
+            here = windows(entry, self.frames, self.fps)
+            self.left_out["shorter than a window"] += not here
+            found += here
+        return found
+
+    def training(self) -> Clips:
+        order = Order(self.seed, len(self._train))
+        return Clips(self._train, self.frames, self.fps, self.size, order, self.keep)
+
+    def validation(self) -> Clips:
+        return Clips(self._val, self.frames, self.fps, self.size, None, 0)
+
+
+def _told(left_out: Counter[str]) -> str:
+    return (
+        ", ".join(f"{count} {reason}" for reason, count in left_out.items() if count) or "it holds no clip to train on"
+    )

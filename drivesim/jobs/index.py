@@ -1,0 +1,102 @@
+"""``drivesim index``: a folder of clips, or the rendered world, becomes an index."""
+
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from fractions import Fraction
+from multiprocessing import get_context
+from os import cpu_count
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import track
+
+from drivesim import world
+from drivesim.data import video
+from drivesim.data.index import QUARANTINE, Entry, Index, Rows, whole_folder
+from drivesim.data.sources import Recipe, build, load_recipe, measure, rendered
+from drivesim.errors import Mistake
+from drivesim.scene import Boxes
+
+SPACING = 100_000  # seeds of worlds: those of two values of --seed never meet
+WORLD_CRF = 12  # the world's flat colours and thin lines show x264's marks early; its clips are short
+
+
+def run(source: Path, out: Path, recipe: Path | None = None, seed: int = 0) -> Path:
+    """Indexes ``source`` into the folder ``out``.
+
+    Args:
+        source: a folder of clips, or a recipe (YAML) that says its own root or renders the world.
+        recipe: how to read the folder.
+        seed: of a rendered world.
+
+    Raises:
+        Mistake: nothing to index, ``out`` is taken, a wrong recipe.
+    """
+    source, out = Path(source), Path(out)
+    if recipe is None and source.suffix in (".yaml", ".yml"):
+        recipe = source
+    rules = load_recipe(Path(recipe)) if recipe else Recipe()
+    if rules.kind == "world":
+        made = render(rules, out, seed)
+    else:
+        if recipe is not None and source == recipe:
+            source = _root(rules, source)
+        made = build(source, out, rules, lambda files: track(files, "indexing", transient=True))
+    _tell(made)
+    return out
+
+
+def render(recipe: Recipe, out: Path, seed: int) -> Index:
+    """Renders the world's clips into ``out/videos`` and indexes them, with exact boxes and labels."""
+    fps, first = recipe.rate or Fraction(1), (recipe.seed + seed) * SPACING
+    with whole_folder(out) as part:
+        (part / "videos").mkdir()
+        tasks = [(part, n, first + n, recipe, fps) for n in range(recipe.clips)]
+        rows = Rows()
+        workers = min(cpu_count() or 1, len(tasks), 8)
+        if len(tasks) < 8:  # starting processes would take longer
+            made = map(_render_one, tasks)
+            rows = _collect(made, len(tasks))
+        else:
+            with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+                rows = _collect(pool.map(_render_one, tasks, chunksize=2), len(tasks))
+        rows.write(part, recipe.val)
+    return Index.open(out)
+
+
+def _collect(made, total: int) -> Rows:  # type: ignore[no-untyped-def]  # an iterator of (Entry, Boxes)
+    rows = Rows()
+    for entry, boxes in track(made, "rendering the world", total=total, transient=True):
+        rows.add(entry, boxes)
+    return rows
+
+
+def _render_one(task: tuple[Path, int, int, Recipe, Fraction]) -> tuple[Entry, Boxes | None]:
+    folder, number, seed, recipe, fps = task
+    clip = world.render(seed, Fraction(str(recipe.seconds)), fps, recipe.size)
+    file = folder / "videos" / f"{number:05d}.mp4"
+    with video.Writer(file, recipe.size, fps, crf=WORLD_CRF) as writer:
+        writer.write(clip.frames)
+    entry = measure(folder.resolve(), file.resolve(), replace(recipe, fps=None, kind="videos"))
+    entry = replace(entry, root=".", drive=f"{recipe.name}/{seed}")
+    return rendered(entry, clip.labels.night, clip.labels.cars), clip.boxes
+
+
+def _root(rules: Recipe, recipe: Path) -> Path:
+    if not rules.root:
+        raise Mistake("does not say where the clips are", where=recipe, mend="drivesim index FOLDER --recipe FILE")
+    return recipe.parent / rules.root
+
+
+def _tell(made: Index) -> None:
+    say = Console(highlight=False).print
+    seconds = sum(entry.seconds for entry in made.entries)
+    nights = sum(bool(entry.night) for entry in made.entries)
+    drives = len({entry.drive for entry in made.entries})
+    say(
+        f"{made.folder}: {len(made.entries)} clips of {drives} drives, {seconds:.1f} s, {nights} at night, "
+        f"{len(made.split('val'))} held back"
+    )
+    lines = (made.folder / QUARANTINE).read_text(encoding="utf-8").splitlines()
+    if lines:
+        say(f"{len(lines)} files left out, see {made.folder / QUARANTINE}")
