@@ -1,4 +1,5 @@
-"""The errors that a user can cause or must hear of. The command prints them as one to three lines, without a traceback."""
+"""The errors that a user can cause or must hear of. The command prints them as one to three lines, without a
+traceback."""
 
 import difflib
 from collections.abc import Iterable

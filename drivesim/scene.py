@@ -47,7 +47,9 @@ class Boxes:
     def __post_init__(self) -> None:
         n = len(self.time)
         if self.box.shape != (n, 4) or self.track.shape != (n,) or self.visibility.shape != (n,) or len(self.cls) != n:
-            raise ValueError(f"boxes disagree: {n} times, {self.track.shape} tracks, {len(self.cls)} classes, {self.box.shape}")
+            raise ValueError(
+                f"boxes disagree: {n} times, {self.track.shape} tracks, {len(self.cls)} classes, {self.box.shape}"
+            )
 
     def __len__(self) -> int:
         return len(self.time)
@@ -119,7 +121,8 @@ class Condition:
     Args:
         tokens: ``B L D`` for the cross-attention (labels, text, boxes), ``mask`` ``B L`` bool with True = attend.
         planes: ``B T P h w``, rasterised boxes.
-        context: ``B T C h w`` latents, ``context_mask`` ``B T`` (1 = given), ``context_level`` ``B T`` (noise added to them).
+        context: ``B T C h w`` latents, ``context_mask`` ``B T`` (1 = given), ``context_level`` ``B T`` (noise added to
+            them).
         given: ``B`` long, how many frames are given.
         low: ``B T C h w``, low-resolution input, and ``low_level`` ``B``.
         pooled: ``B D``, added to the time embedding.
@@ -139,7 +142,9 @@ class Condition:
     fps: Tensor | None = None
 
     def __post_init__(self) -> None:
-        if self.context is not None and (self.context_mask is None or self.context_mask.shape != self.context.shape[:2]):
+        if self.context is not None and (
+            self.context_mask is None or self.context_mask.shape != self.context.shape[:2]
+        ):
             raise ValueError("context B T C h w needs a context_mask B T")
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "Condition":

@@ -92,7 +92,9 @@ def header(file: str | Path, stage: str | Iterable[str] | None = None) -> Header
     from safetensors import SafetensorError, safe_open
 
     if not Path(file).is_file():
-        raise Mistake("no such weight file", where=file, mend="'drivesim train' writes it to RUN/weights/STAGE.safetensors")
+        raise Mistake(
+            "no such weight file", where=file, mend="'drivesim train' writes it to RUN/weights/STAGE.safetensors"
+        )
     try:
         with safe_open(str(file), framework="pt") as opened:
             metadata = opened.metadata() or {}

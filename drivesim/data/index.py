@@ -1,7 +1,7 @@
 """The index of a data set: what clips there are and what is known of them, as two Parquet files of fixed schema.
 
-A folder holds ``files.parquet`` (a row a clip), ``boxes.parquet`` (a row a box) and ``quarantine.jsonl`` (a line a file that
-was left out, with the reason). It is written whole: first into a folder beside it, which then takes its name.
+A folder holds ``files.parquet`` (a row a clip), ``boxes.parquet`` (a row a box) and ``quarantine.jsonl`` (a line a file
+that was left out, with the reason). It is written whole: first into a folder beside it, which then takes its name.
 """
 
 import hashlib
@@ -73,7 +73,8 @@ class Entry:
         clip_id: SHA-256 of the file's bytes.
         path: below ``root``; a root in the file that is relative is so to the index's folder (opened: absolute).
         drive: clips of one drive are never on both sides of the split.
-        rotation: degrees counter-clockwise that the reader turns the stored picture by; ``width``, ``height`` are as shown.
+        rotation: degrees counter-clockwise that the reader turns the stored picture by; ``width``, ``height`` are as
+            shown.
         fps_stated: the rate is a recipe's, not the file's own.
         night, cars, caption: None = unknown.
         labels: where the boxes are from, None = boxes are unknown.
@@ -170,8 +171,8 @@ class Rows:
 
 
 def val_drives(drives: set[str], share: float) -> set[str]:
-    """The drives that are held back: those whose hash falls below ``share``, so that a drive stays where it is when others
-    join. Where that leaves a side empty and there are two drives or more, one drive moves over."""
+    """The drives that are held back: those whose hash falls below ``share``, so that a drive stays where it is when
+    others join. Where that leaves a side empty and there are two drives or more, one drive moves over."""
     place = {d: int.from_bytes(hashlib.sha256(d.encode()).digest()[:8], "big") / 2**64 for d in drives}
     held_back = {d for d in drives if place[d] < share}
     if share > 0 and len(drives) > 1:

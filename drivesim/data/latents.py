@@ -1,7 +1,8 @@
-"""The latent cache: every clip encoded once. Raw moments (mean, log-variance) as float16, whitened only when they are used.
+"""The latent cache: every clip encoded once. Raw moments (mean, log-variance) as float16, whitened only when they are
+used.
 
-A folder holds ``000000.npy`` ... (``N 2C h w``, opened as memory maps), ``sequences.parquet`` (a row a sequence: consecutive
-frames of a clip at an exact fps) and ``cache.json``, which says from what it was made.
+A folder holds ``000000.npy`` ... (``N 2C h w``, opened as memory maps), ``sequences.parquet`` (a row a sequence:
+consecutive frames of a clip at an exact fps) and ``cache.json``, which says from what it was made.
 """
 
 import hashlib

@@ -91,7 +91,8 @@ def labels(night: bool | None, cars: int | None, sample: int) -> Item:
 
 
 def _that_fit(entries: list[Entry], size: video.Size, budget: int) -> frozenset[str]:
-    """The first clips whose resized frames fit into ``budget`` bytes. They stay: evicting under a random order is no gain."""
+    """The first clips whose resized frames fit into ``budget`` bytes. They stay: evicting under a random order is no
+    gain."""
     chosen: set[str] = set()
     for entry in entries:
         need = entry.frames * size[0] * size[1] * 3

@@ -1,4 +1,5 @@
-"""Which sample comes when: the item of global sample number ``n`` is a function of (seed, n), not of workers or restarts."""
+"""Which sample comes when: the item of global sample number ``n`` is a function of (seed, n), not of workers or
+restarts."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -34,7 +35,8 @@ def _permutation(seed: int, epoch: int, count: int) -> np.ndarray:
 class Batches(Sampler[list[int]]):
     """Batches of global sample numbers for the steps ``[start, stop)``.
 
-    Step ``s`` of ``world`` processes holds the samples from ``s * world * batch`` on, of which process ``rank`` takes its
+    Step ``s`` of ``world`` processes holds the samples from ``s * world * batch`` on, of which process ``rank`` takes
+    its
     ``batch``; so a training on more processes sees the samples of one with a larger batch.
     """
 

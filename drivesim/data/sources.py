@@ -1,4 +1,5 @@
-"""From a folder and its recipe to an index: which files are clips, what is measured of each, which drive it belongs to."""
+"""From a folder and its recipe to an index: which files are clips, what is measured of each, which drive it belongs
+to."""
 
 import hashlib
 import re

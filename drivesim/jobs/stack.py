@@ -75,7 +75,11 @@ def load(folder: Path, device: str = "cpu", precision: str = "bf16") -> Stack:
         for parent, wanted in header.parents.items():
             if hashes[parent] != wanted:
                 mend = f"put the {parent} weights that it was trained on beside it"
-                raise Mistake(f"trained on another {parent} ({wanted[:12]}, here {hashes[parent][:12]})", where=files[stage], mend=mend)
+                raise Mistake(
+                    f"trained on another {parent} ({wanted[:12]}, here {hashes[parent][:12]})",
+                    where=files[stage],
+                    mend=mend,
+                )
     autoencoder = Autoencoder.load(files["autoencoder"]).to(on)
     image, header = load_image(files["image"])
     temporal, own = load_temporal(files["keyframes"], image)

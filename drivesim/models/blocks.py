@@ -14,7 +14,9 @@ from torch import Tensor, nn
 def sinusoid(values: Tensor, width: int, max_period: float = 10000.0) -> Tensor:
     """Sinusoidal embedding ``... -> ... width``, cosines first, as in Stable Diffusion's time embedding."""
     half = width // 2
-    frequencies = torch.exp(-math.log(max_period) * torch.arange(half, device=values.device, dtype=torch.float32) / half)
+    frequencies = torch.exp(
+        -math.log(max_period) * torch.arange(half, device=values.device, dtype=torch.float32) / half
+    )
     angles = values.float()[..., None] * frequencies
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
@@ -32,7 +34,8 @@ class TimeEmbedding(nn.Module):
 
 
 class Resnet(nn.Module):
-    """GroupNorm, SiLU, conv3x3, + time projection, GroupNorm, SiLU, conv3x3, residual. ``emb`` 0: no time projection."""
+    """GroupNorm, SiLU, conv3x3, + time projection, GroupNorm, SiLU, conv3x3, residual. ``emb`` 0: no time
+    projection."""
 
     def __init__(self, channels: int, out: int, emb: int, groups: int, eps: float):
         super().__init__()
@@ -113,13 +116,16 @@ class TransformerBlock(nn.Module):
         x = x + self.attn1(self.norm1(x))
         if hasattr(self, "attn2"):
             if tokens is None:
-                raise ValueError("this network has cross-attention: give tokens, those of the dropped condition included")
+                raise ValueError(
+                    "this network has cross-attention: give tokens, those of the dropped condition included"
+                )
             x = x + self.attn2(self.norm2(x), tokens, mask)
         return x + self.ff(self.norm3(x))
 
 
 class Downsample(nn.Module):
-    """conv3x3 of stride 2; ``padding`` 1 in the U-Net, 0 with one row and column added below and right in the autoencoder."""
+    """conv3x3 of stride 2; ``padding`` 1 in the U-Net, 0 with one row and column added below and right in the
+    autoencoder."""
 
     def __init__(self, channels: int, padding: int):
         super().__init__()

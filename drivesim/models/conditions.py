@@ -13,8 +13,8 @@ UNKNOWN = -1
 class LabelTokens(nn.Module):
     """``night B, cars B -> B 1 D``; -1 is unknown (or dropped) and has a learned place of its own, apart from 0.
 
-    The paper says 256 wide and one token, not how the two are embedded *(open)*: here a learned vector for day, night and
-    unknown, plus an MLP on the sinusoid of the count, so that counts never seen lie between those that were.
+    The paper says 256 wide and one token, not how the two are embedded *(open)*: here a learned vector for day, night
+    and unknown, plus an MLP on the sinusoid of the count, so that counts never seen lie between those that were.
     """
 
     def __init__(self, width: int):

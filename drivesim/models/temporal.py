@@ -1,12 +1,15 @@
 """The temporal layers [§3.1, App. D, F.1]: 3-D convolution residual blocks and temporal attention, mixed in by alpha.
 
-``alpha z + (1 - alpha) z'`` with z the spatial and z' the temporal output. They live in a module and a file of their own,
-named as SVD's are, so that they move to another image backbone; switched off they are skipped, not multiplied by zero.
+``alpha z + (1 - alpha) z'`` with z the spatial and z' the temporal output. They live in a module and a file of their
+own, named as SVD's are, so that they move to another image backbone; switched off they are skipped, not multiplied by
+zero.
 
 What the paper leaves open, and the choice:
 - alpha starts at ``alpha_start`` and is kept in [0, 1] by a sigmoid (the authors' later code).
-- the last layer of every residual branch starts at zero, so that at the start z' = z: training begins at the image model.
-- context features join at the input of both convolutions' first, behind its norm and SiLU: they have a network of their own.
+- the last layer of every residual branch starts at zero, so that at the start z' = z: training begins at the image
+  model.
+- context features join at the input of both convolutions' first, behind its norm and SiLU: they have a network of their
+  own.
 - how many frames are given, and how noisy they are, is added to the time embedding of the temporal layers alone: the
   spatial layers stay the image model's.
 """
@@ -97,7 +100,8 @@ class TemporalResnet(nn.Module):
 
 
 class TemporalBlock(nn.Module):
-    """GEGLU feed-forward in, self-attention over the frames of a cell, GEGLU feed-forward; all residual; on ``n t c``."""
+    """GEGLU feed-forward in, self-attention over the frames of a cell, GEGLU feed-forward; all residual; on ``n t
+    c``."""
 
     def __init__(self, channels: int, heads: int):
         super().__init__()
@@ -203,7 +207,8 @@ class TemporalLayers(nn.Module):
         given = condition.given if condition.given is not None else torch.zeros(b, dtype=torch.long, device=emb.device)
         told = repeat(self.given(given.clamp(0, MAX_GIVEN)), "b e -> b t e", t=t)
         if condition.context_level is not None and condition.context_mask is not None:
-            scaled = 1000.0 * condition.context_level  # sinusoids resolve integers; levels are fractions of the latents' unit
+            # sinusoids resolve integers; levels are fractions of the latents' unit
+            scaled = 1000.0 * condition.context_level
             level = self.level(sinusoid(scaled, self.level.linear_1.in_features).to(emb.dtype))
             told = told + level * condition.context_mask[..., None].to(emb.dtype)
         return emb + rearrange(told, "b t e -> (b t) e")

@@ -1,4 +1,5 @@
-"""The image model's U-Net in Stable Diffusion's layout: the same class with other numbers is the driving LDM [Table 6] or SD.
+"""The image model's U-Net in Stable Diffusion's layout: the same class with other numbers is the driving LDM [Table 6]
+or SD.
 
 It knows nothing of time. ``after`` is called behind every residual block and inside every transformer, with the site's
 name and its features: that is where temporal layers stand [§3.1]. Without it this is the image model, bit for bit.
@@ -81,7 +82,11 @@ class Transformer(nn.Module):
     def forward(self, x: Tensor, tokens: Tensor | None, mask: Tensor | None, site: str, after: After | None) -> Tensor:
         h = x.shape[-2]
         y = self.norm(x)
-        y = self.proj_in(rearrange(y, "n c h w -> n (h w) c")) if self.linear else rearrange(self.proj_in(y), "n c h w -> n (h w) c")
+        y = (
+            self.proj_in(rearrange(y, "n c h w -> n (h w) c"))
+            if self.linear
+            else rearrange(self.proj_in(y), "n c h w -> n (h w) c")
+        )
         for i, block in enumerate(self.transformer_blocks):
             y = block(y, tokens, mask)
             if after is not None:
@@ -136,7 +141,8 @@ class Call:
 
 
 class UNet(nn.Module):
-    """``forward(x n C h w, noise n, tokens n L D) -> n C h w``; ``noise`` is what the preconditioning says of the level."""
+    """``forward(x n C h w, noise n, tokens n L D) -> n C h w``; ``noise`` is what the preconditioning says of the
+    level."""
 
     def __init__(self, config: UNetConfig):
         super().__init__()

@@ -1,4 +1,5 @@
-"""The video model: an image U-Net on every frame, temporal layers between [§3.1]. Without the layers it is the image model."""
+"""The video model: an image U-Net on every frame, temporal layers between [§3.1]. Without the layers it is the image
+model."""
 
 from dataclasses import asdict
 from typing import Any
@@ -14,7 +15,8 @@ from drivesim.scene import Condition
 
 
 class VideoUNet(nn.Module):
-    """``forward(x B T C h w, noise B T, condition) -> B T C h w``. ``temporal`` None is the image model, bit for bit."""
+    """``forward(x B T C h w, noise B T, condition) -> B T C h w``. ``temporal`` None is the image model, bit for
+    bit."""
 
     def __init__(self, spatial: UNet, temporal: TemporalLayers | None = None):
         super().__init__()

@@ -1,4 +1,5 @@
-"""Stages ``image`` and ``keyframes``: diffusion on cached latents, the second with temporal layers alone trained [§3, Fig. 2]."""
+"""Stages ``image`` and ``keyframes``: diffusion on cached latents, the second with temporal layers alone trained [§3,
+Fig. 2]."""
 
 from dataclasses import dataclass
 
@@ -125,7 +126,9 @@ class ImageStage(Stage):
 
     def _sampled(self, z: Tensor, condition: Condition, network: VideoUNet) -> Tensor:
         denoiser = Denoiser(network, self.schedule)
-        levels = self.schedule.levels(20) if self.schedule.config.kind == "discrete" else self.schedule.levels(20, "karras")
+        levels = (
+            self.schedule.levels(20) if self.schedule.config.kind == "discrete" else self.schedule.levels(20, "karras")
+        )
         start = torch.stack([normal((self.loop.seed, "picture", i), tuple(z.shape[1:])) for i in range(len(z))]).to(z)
         x = start * float(self.schedule.start_scale(levels.sigmas[0]))
         return ddim(lambda y, level: denoiser(y, level, condition), x, levels)

@@ -1,4 +1,5 @@
-"""Sample pictures while a model trains: a grid into ``samples/`` and TensorBoard, every so many steps and at the end."""
+"""Sample pictures while a model trains: a grid into ``samples/`` and TensorBoard, every so many steps and at the
+end."""
 
 from pathlib import Path
 from typing import Any, Protocol
