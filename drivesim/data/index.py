@@ -251,7 +251,7 @@ class Index:
         return {clip_id: _as_boxes(of_clip) for clip_id, of_clip in rows.items()}
 
 
-def _as_boxes(rows: list[dict]) -> Boxes:  # type: ignore[type-arg]  # rows of Parquet
+def _as_boxes(rows: list[dict]) -> Boxes:
     return Boxes(
         time=tuple(Fraction(row["time_num"], row["time_den"]) for row in rows),
         track=np.array([row["track"] for row in rows], np.int64),

@@ -90,6 +90,7 @@ def load(folder: Path, device: str = "cpu", precision: str = "bf16") -> Stack:
 
     def tokens(labels: list[Labels]) -> Tensor:
         night, cars = label_tensors(labels)
+        assert image.labels is not None  # else the stack has no tokens
         return image.labels(night.to(on), cars.to(on))
 
     return Stack(

@@ -96,7 +96,7 @@ def run(
     """Trains one stage; returns its weight file. ``print_config`` prints what results and trains nothing."""
     if stage not in STAGES:
         raise Mistake(f"no stage '{stage}'", where="train", mend=nearest(stage, STAGES))
-    settings = config.load(STAGES[stage], file, overrides)
+    settings: Any = config.load(STAGES[stage], file, overrides)
     if seed is not None:
         settings = replace(settings, loop=replace(settings.loop, seed=seed))
     if print_config:
@@ -105,9 +105,15 @@ def run(
     stack.device_of(device)
     if (out / "run.json").exists() and not resume:
         raise Mistake("holds a run already", where=out, mend="--resume goes on with it; or choose another --out")
-    torch.manual_seed(settings.loop.seed)  # initial weights; order and noise have keys of their own
     begin = steps_in(latest(out)) if resume else 0
-    built = {"autoencoder": _autoencoder, "image": _image, "keyframes": _keyframes}[stage](settings, begin)
+    build: dict[str, Callable[[Any, int], Built]] = {
+        "autoencoder": _autoencoder,
+        "image": _image,
+        "keyframes": _keyframes,
+    }
+    with torch.random.fork_rng(devices=[]):  # initial weights alone; order and noise have keys of their own
+        torch.manual_seed(settings.loop.seed)
+        built = build[stage](settings, begin)
     out.mkdir(parents=True, exist_ok=True)
     (out / "config.yaml").write_text(config.to_yaml(settings))
     target = out / "weights" / f"{stage}.safetensors"
@@ -144,11 +150,11 @@ class Built:
 
 
 def _autoencoder(settings: AutoencoderRun, begin: int) -> Built:
-    from drivesim.metrics.builtin import Builtin  # its first layers stand in for LPIPS, whose weights nobody has here
+    from drivesim.metrics import builtin  # its first layers stand in for LPIPS, whose weights nobody has here
 
     index = _given(settings.index, "index", "drivesim index")
     loop = settings.loop
-    perceptual = Builtin().perceptual if settings.loss.perceptual else None
+    perceptual = builtin.perceptual if settings.loss.perceptual else None
     stage = AutoencoderStage(settings.model, settings.loss, loop, perceptual)
     data = ClipData(
         index, frames=1, fps=Fraction(settings.fps), size=settings.size, batch=loop.batch, steps=loop.steps,

@@ -5,8 +5,9 @@ It knows nothing of time. ``after`` is called behind every residual block and in
 name and its features: that is where temporal layers stand [§3.1]. Without it this is the image model, bit for bit.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -189,7 +190,7 @@ class UNet(nn.Module):
         c = Call(emb if pooled is None else emb + pooled, tokens, mask, after)
         x = self.conv_in(x)
         skips = [x]
-        for i, stage in enumerate(self.down_blocks):
+        for i, stage in enumerate(cast(Iterable[Stage], self.down_blocks)):
             for j in range(len(stage.resnets)):
                 x = stage.step(j, x, c, f"down_blocks.{i}")
                 skips.append(x)
@@ -197,7 +198,7 @@ class UNet(nn.Module):
                 x = down(x)
                 skips.append(x)
         x = self.mid_block(x, c)
-        for i, stage in enumerate(self.up_blocks):
+        for i, stage in enumerate(cast(Iterable[Stage], self.up_blocks)):
             for j in range(len(stage.resnets)):
                 x = stage.step(j, torch.cat([x, skips.pop()], dim=1), c, f"up_blocks.{i}")
             for up in getattr(stage, "upsamplers", ()):
@@ -207,11 +208,12 @@ class UNet(nn.Module):
     def sites(self) -> Iterator[Site]:
         """Every place for a temporal layer, in the order of the forward pass. Level 0 is the full resolution."""
         last = len(self.config.channels) - 1
-        for name, stage, level in (
+        stages: list[tuple[str, Any, int]] = [
             *((f"down_blocks.{i}", s, i) for i, s in enumerate(self.down_blocks)),
             ("mid_block", self.mid_block, last),
             *((f"up_blocks.{i}", s, last - i) for i, s in enumerate(self.up_blocks)),
-        ):
+        ]
+        for name, stage, level in stages:
             for j, resnet in enumerate(stage.resnets):
                 channels = resnet.conv1.out_channels
                 yield Site(f"{name}.resnets.{j}", channels, level, transformer=False)

@@ -54,7 +54,8 @@ class ImageModel(nn.Module):
 
 def unet_config(values: dict[str, Any]) -> UNetConfig:
     """From the plain values of a weight file's header."""
-    return UNetConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+    known: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+    return UNetConfig(**known)
 
 
 def temporal_config(values: dict[str, Any]) -> TemporalConfig:

@@ -59,6 +59,8 @@ class ContextConfig:
 class ImageStage(Stage):
     """The image LDM, from batches ``{"moments": B T 2C h w, "night": B, "cars": B, "sample": B}``."""
 
+    latents: Latents
+
     def __init__(
         self,
         image: ImageModel,
@@ -166,7 +168,7 @@ class KeyframeStage(ImageStage):
         return VideoUNet(self.image.unet, self.temporal)
 
     def _condition(self, batch: dict[str, Tensor], z: Tensor, samples: list[int]) -> tuple[Condition, Tensor | None]:
-        b, t = z.shape[:2]
+        t = z.shape[1]
         count = self._given(samples).to(z.device)
         mask = (torch.arange(t, device=z.device) < count[:, None]).to(z)
         amount = self._uniform("context level", samples).to(z) * self.context.noise

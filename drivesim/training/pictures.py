@@ -25,9 +25,7 @@ class Pictures(Callback):
     def __init__(self, folder: Path, every: int):
         self.folder, self.every = folder, every
 
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         if self.every and pl_module.steps_done % self.every == 0:
             self._write(trainer, pl_module)
 
