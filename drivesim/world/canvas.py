@@ -78,10 +78,23 @@ class Canvas:
         (x0, y0), (x1, y1) = np.maximum(hull.min(0) // (2 * _UNIT) - 1, 0), hull.max(0) // (2 * _UNIT) + 3
         return int(np.count_nonzero(self.owner[y0:y1, x0:x1] == number)) if x0 < x1 and y0 < y1 else 0
 
-    def box(self, corners: np.ndarray) -> np.ndarray:
-        """``x0 y0 x1 y1`` around corners as fractions of the frame, clipped to it."""
-        both = np.concatenate([corners.min(0), corners.max(0)]) / _UNIT + 0.5
-        return np.clip(both / (self.width, self.height, self.width, self.height), 0.0, 1.0)
+    def box(self, polygons: list[np.ndarray]) -> np.ndarray | None:
+        """``x0 y0 x1 y1`` around what is in the frame of convex polygons, as fractions of it; None where nothing is."""
+        corners = np.concatenate(polygons)
+        low, high = corners.min(0), corners.max(0)
+        size = np.array([self.width, self.height])
+        if (low < -_UNIT // 2).any() or (high > size * _UNIT - _UNIT // 2).any():
+            corners = np.concatenate([self._in_frame(polygon) for polygon in polygons])
+            if not len(corners):
+                return None
+            low, high = corners.min(0), corners.max(0)
+        return np.clip(np.concatenate([(low / _UNIT + 0.5) / size, (high / _UNIT + 0.5) / size]), 0.0, 1.0)
+
+    def _in_frame(self, polygon: np.ndarray) -> np.ndarray:
+        for axis, end in ((0, self.width), (1, self.height)):
+            for at, sign in ((-_UNIT / 2, 1), ((end - 0.5) * _UNIT, -1)):
+                polygon = one_side(polygon, axis, at, sign)
+        return polygon
 
     def glow(self, corners: np.ndarray, radius: float, colour: Paint) -> None:
         """Adds a soft light of ``radius`` pixels at the mean of ``corners``."""
@@ -103,3 +116,20 @@ class Canvas:
         if self.scale == 1:
             return self.image.copy()
         return cv2.resize(self.image, (self.size[1], self.size[0]), interpolation=cv2.INTER_AREA)
+
+
+def one_side(points: np.ndarray, axis: int, at: float, sign: int) -> np.ndarray:
+    """The part of a convex polygon (``N D``) where coordinate ``axis`` is at least (``sign`` 1) or at most (-1) ``at``."""
+    kept = ((points[:, axis] - at) * sign >= 0).tolist()
+    if all(kept):
+        return points
+    corners = []
+    for n, here in enumerate(kept):
+        a, b = points[n - 1], points[n]
+        if kept[n - 1] != here:
+            cut = a + (b - a) * ((at - a[axis]) / (b[axis] - a[axis]))
+            cut[axis] = at
+            corners.append(cut)
+        if here:
+            corners.append(b)
+    return np.array(corners).reshape(-1, points.shape[1])

@@ -11,13 +11,12 @@ import numpy as np
 from drivesim.errors import Mistake
 from drivesim.scene import CARS, Boxes, Clip, Labels
 from drivesim.world.look import look_of
-from drivesim.world.paint import Painter
+from drivesim.world.paint import MIN_BOX, Painter
 from drivesim.world.road import Course, View
 from drivesim.world.roadside import Roadside
 from drivesim.world.traffic import Traffic
 
-MIN_BOX = 1 / 32  # boxes lower than this share of the frame's height are left out
-MIN_VISIBLE = 0.1  # so are those of which less than this share is seen
+MIN_VISIBLE = 0.1  # boxes of which less than this share is seen are left out
 _COUNTED = 0.25  # a vehicle counts for the label where at least this share of it is seen
 
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from drivesim.world.canvas import NEAR, Canvas
+from drivesim.world.canvas import NEAR, Canvas, one_side
 from drivesim.world.ground import Ground
 from drivesim.world.light import Light
 from drivesim.world.look import Look
@@ -14,6 +14,7 @@ from drivesim.world.traffic import SIGHT, Agent, walker
 
 _GLOW = {TAIL: 0.42, HEAD: 0.95}  # metres
 _STREET_LAMP = (255, 214, 140)
+MIN_BOX = 1 / 32  # boxes lower than this share of the frame's height are left out
 _DISC = ring(0, 0, 1, 1, 10)
 
 Drawn = tuple[Agent, np.ndarray, float]
@@ -29,11 +30,12 @@ class Painter:
         self.ground = Ground(course, roadside, self.light, self.canvas)
         self.sky = Sky(seed, look, self.canvas.focal, self.canvas.width, self.canvas.horizon)
         self._side = self.canvas.width / 2 / self.canvas.focal
+        self._smallest = MIN_BOX * self.canvas.height / self.canvas.focal
 
     def paint(
         self, view: View, things: list[Thing], fields: list[Field], agents: list[Agent]
     ) -> tuple[np.ndarray, list[Drawn]]:
-        """The frame, uint8 ``H W 3``, and for each agent in it (agent, box as fractions, visibility)."""
+        """The frame, uint8 ``H W 3``, and for each agent in it that is not too far away (agent, box as fractions, visibility)."""
         items: list[Thing | Agent] = [*things, *agents]
         s, lateral = np.array([i.s for i in items]), np.array([i.lateral for i in items])
         right, forward, psi = view.place(s, lateral)
@@ -47,9 +49,11 @@ class Painter:
         drawn: list[tuple[Agent, np.ndarray, int]] = []
         for item, x, z, turn in placed:
             if isinstance(item, Agent):
-                corners = self._agent(item, x, z, turn)
-                if corners is not None and len(drawn) < 255:
-                    drawn.append((item, self.canvas.box(corners), self.canvas.cover(corners, len(drawn) + 1)))
+                polygons = self._agent(item, x, z, turn)
+                large = z * self._smallest < item.top and len(drawn) < 255
+                box = self.canvas.box(polygons) if polygons and large else None
+                if box is not None:
+                    drawn.append((item, box, self.canvas.cover(np.concatenate(polygons), len(drawn) + 1)))
             else:
                 self._thing(item, x, z, turn, hides=bool(drawn))
         left = np.bincount(self.canvas.owner.ravel(), minlength=256)
@@ -64,56 +68,57 @@ class Painter:
                 if item.mesh is None:
                     shadows.append((_DISC * 0.4 + (x, z), True))
                 else:
-                    shadows.append((near_side(turned(item.mesh.ground, x, z, turn, item.along))[:, :2], True))
+                    shadows.append(
+                        (one_side(turned(item.mesh.ground, x, z, turn, item.along), 1, NEAR, 1)[:, :2], True)
+                    )
             elif item.shadow:
                 shadows.append((_DISC * item.shadow + (x, z), False))
             elif item.lamp is not None:
                 lamps.append((x + item.lamp[1], z))
         self.ground.paint(view, fields, [each for each in shadows if len(each[0])], np.array(lamps))
 
-    def _agent(self, agent: Agent, right: float, forward: float, psi: float) -> np.ndarray | None:
-        """Paints an agent; gives the corners that were painted, None where it is out of the frame."""
+    def _agent(self, agent: Agent, right: float, forward: float, psi: float) -> list[np.ndarray]:
+        """Paints an agent; gives the polygons that were painted, none where it is out of the frame."""
         if agent.mesh is not None:
             return self._mesh(agent.mesh, right, forward, psi, agent.along, SIGHT, agent.lit)
         return self._picture(walker(agent), right, forward, SIGHT)
 
     def _thing(self, thing: Thing, right: float, forward: float, psi: float, hides: bool) -> None:
         if thing.mesh is not None:
-            corners = self._mesh(thing.mesh, right, forward, psi, thing.lateral > 0, thing.reach, True)
-            if corners is not None and hides:
-                self.canvas.cover(corners, 0)
+            polygons = self._mesh(thing.mesh, right, forward, psi, thing.lateral > 0, thing.reach, True)
+            if polygons and hides:
+                self.canvas.cover(np.concatenate(polygons), 0)
             return
         assert thing.picture is not None
-        corners = self._picture(thing.picture, right, forward, thing.reach)
-        if corners is None:
-            return
+        polygons = self._picture(thing.picture, right, forward, thing.reach)
         if hides:
-            for first, end in thing.picture.parts:
-                self.canvas.fill_small(self.canvas.owner, corners[first:end], (0,), 1)
-        if thing.lamp is not None and self.look.night:
+            for polygon in polygons:
+                self.canvas.fill_small(self.canvas.owner, polygon, (0,), 1)
+        if thing.lamp is not None and polygons and self.look.night:
             height, reach = thing.lamp
             at = self.canvas.corners(np.array([right + reach]), forward, height)
             self.canvas.glow(at, 0.9 * self.canvas.focal / forward, _STREET_LAMP)
 
-    def _picture(self, picture: Picture, right: float, forward: float, reach: float) -> np.ndarray | None:
+    def _picture(self, picture: Picture, right: float, forward: float, reach: float) -> list[np.ndarray]:
         if forward < NEAR:
-            return None
+            return []
         corners = self.canvas.corners(picture.points[:, 0] + right, forward, picture.points[:, 1])
         if not self.canvas.inside(corners):
-            return None
+            return []
+        polygons = [corners[first:end] for first, end in picture.parts]
         colours = self.light.on(picture.colours, right, forward, reach, picture.glows)
-        for (first, end), colour in zip(picture.parts, colours, strict=True):
-            self.canvas.fill(corners[first:end], colour)
-        return corners
+        for polygon, colour in zip(polygons, colours, strict=True):
+            self.canvas.fill(polygon, colour)
+        return polygons
 
     def _mesh(
         self, mesh: Mesh, right: float, forward: float, psi: float, along: bool, reach: float, lamps: bool
-    ) -> np.ndarray | None:
+    ) -> list[np.ndarray]:
         points = turned(mesh.points, right, forward, psi, along)
         whole = bool(points[:, 1].min() > NEAR)
         corners = self.canvas.corners(points[:, 0], np.maximum(points[:, 1], NEAR), points[:, 2])
         if whole and not self.canvas.inside(corners):
-            return None
+            return []
         eye = eye_from(right, forward, psi, along)
         facing = ((mesh.normals @ eye) > mesh.offsets).tolist()
         night = self.look.night and lamps
@@ -133,31 +138,12 @@ class Painter:
                 self.canvas.fill(polygon, colours[n])
                 if lamp in _GLOW:
                     self.canvas.glow(polygon, _GLOW[lamp] * self.canvas.focal / max(forward, 3.0), SHINE[lamp])
-        if not drawn:
-            return None
-        everything = np.concatenate(drawn)
-        return everything if self.canvas.inside(everything) else None
+        return drawn
 
     def _cut(self, points: np.ndarray) -> np.ndarray:
         """Corners of a face of which a part may be too near."""
-        kept = near_side(points)
+        kept = one_side(points, 1, NEAR, 1)
         return self.canvas.corners(kept[:, 0], kept[:, 1], kept[:, 2])
-
-
-def near_side(points: np.ndarray) -> np.ndarray:
-    """The part of a polygon (``N 3``: right, forward, up) that is at least ``NEAR`` metres before the camera."""
-    before = points[:, 1] >= NEAR
-    if before.all():
-        return points
-    kept = []
-    for n, (a, b) in enumerate(zip(points, np.roll(points, -1, axis=0), strict=True)):
-        if before[n]:
-            kept.append(a)
-        if before[n] != before[(n + 1) % len(points)]:
-            cut = a + (b - a) * (NEAR - a[1]) / (b[1] - a[1])
-            cut[1] = NEAR
-            kept.append(cut)
-    return np.array(kept).reshape(-1, 3)
 
 
 def turned(points: np.ndarray, right: float, forward: float, psi: float, along: bool) -> np.ndarray:

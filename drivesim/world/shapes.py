@@ -25,7 +25,7 @@ class Mesh:
         groups: (layer, centre, first face, end) per convex group; higher layers are painted later.
         ground: ``4 3`` corners of the shadow.
         shines, at_night: ``F`` bool and ``F 3``, which faces shine at night and the colours then.
-        radius: metres from the middle within which it stands.
+        radius, top: metres from the middle within which it stands, and its height.
     """
 
     points: np.ndarray
@@ -39,12 +39,18 @@ class Mesh:
     shines: np.ndarray = field(init=False)
     at_night: np.ndarray = field(init=False)
     radius: float = field(init=False)
+    top: float = field(init=False)
 
     def __post_init__(self) -> None:
         shines = np.array([lamp > 0 for lamp in self.lamps])
         night = np.array([SHINE.get(lamp, colour) for lamp, colour in zip(self.lamps, self.colours, strict=True)])
         radius = float(np.hypot(self.ground[:, 0], self.ground[:, 1]).max())
-        for name, value in (("shines", shines), ("at_night", night), ("radius", radius)):
+        for name, value in (
+            ("shines", shines),
+            ("at_night", night),
+            ("radius", radius),
+            ("top", self.points[:, 2].max()),
+        ):
             object.__setattr__(self, name, value)
 
 
@@ -59,8 +65,9 @@ class _Maker:
     groups: list[tuple[int, np.ndarray, int, int]] = field(default_factory=list)
 
     def face(self, corners: np.ndarray, colour: Colour, lamp: int = 0) -> np.ndarray:
-        normal = np.cross(corners[1] - corners[0], corners[2] - corners[0])
-        normal = normal / np.linalg.norm(normal)
+        (ax, ay, az), (bx, by, bz) = (corners[1:3] - corners[0]).tolist()
+        normal = np.array([ay * bz - az * by, az * bx - ax * bz, ax * by - ay * bx])
+        normal /= np.sqrt(normal @ normal)
         if normal @ (corners.mean(0) - self.centre) < 0:
             normal = -normal
         shade = np.abs(normal) @ np.array([0.76, 0.9, 1.06]) / np.abs(normal).sum()

@@ -17,6 +17,7 @@ from drivesim.world.road import LANE, Course, Waves
 from drivesim.world.roadside import Picture, quad, ring
 
 SIGHT = 170.0  # metres within which traffic is painted
+_HEAD = ring(0, 0, 1, 1, 10)
 _STEPS = 5.2  # radians of a walk a second
 _BEHIND = 12.0  # metres behind the camera within which a long vehicle still reaches into view
 
@@ -43,7 +44,13 @@ class Agent:
     stride: float = 0.0
 
     @property
+    def top(self) -> float:
+        """Metres above the ground."""
+        return self.mesh.top if self.mesh is not None else self.height
+
+    @property
     def radius(self) -> float:
+        """Metres around its place within which it stands."""
         return self.mesh.radius if self.mesh is not None else 0.5
 
 
@@ -189,7 +196,7 @@ def walker(agent: Agent) -> Picture:
         for x, step in ((-0.1, swing), (0.1, -swing))
     ]
     body = np.array([(-0.22, 0.47 * h), (0.22, 0.47 * h), (0.27, 0.83 * h), (-0.27, 0.83 * h)])
-    head, hair = ring(0, 0.91 * h, 0.13, 0.09 * h, 10), quad(-0.1, 0.1, 0.945 * h, h)
+    head, hair = _HEAD * (0.13, 0.09 * h) + (0, 0.91 * h), quad(-0.1, 0.1, 0.945 * h, h)
     skin, dark = (224, 176, 142), (70, 48, 36)
     return Picture(
         tuple(
