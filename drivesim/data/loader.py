@@ -119,14 +119,15 @@ class Ordered(lightning.LightningDataModule):
         trainer = self.trainer
         rank, world = (trainer.global_rank, trainer.world_size) if trainer is not None else (0, 1)
         batches = Batches(self.batch, self.start_step, self.steps, rank, world)
-        return DataLoader(self.training(), batch_sampler=batches, **self._workers())
+        return DataLoader(self.training(), batch_sampler=batches, **self._settings())
 
     def val_dataloader(self) -> DataLoader[Item]:
         """The windows of the held-back drives in order, each from its own start; empty where no drive is held back."""
-        return DataLoader(self.validation(), batch_size=self.batch, **self._workers())
+        return DataLoader(self.validation(), batch_size=self.batch, **self._settings())
 
-    def _workers(self) -> dict[str, Any]:
-        return {"num_workers": self.workers, "persistent_workers": self.workers > 0}
+    def _settings(self) -> dict[str, Any]:
+        own = torch.Generator().manual_seed(0)  # else every new iterator takes a number from torch's global state
+        return {"num_workers": self.workers, "persistent_workers": self.workers > 0, "generator": own}
 
 
 class ClipData(Ordered):

@@ -18,10 +18,11 @@ from drivesim.data.index import Entry, Index, Rows, size_of, whole_folder
 from drivesim.errors import Mistake
 
 NIGHT_LUMA = 60.0
-"""Below this mean luma (BT.709 weights, 0 to 255, 4 moments) a clip counts as night. The rendered world's nights lie at 37
-to 49, its days at 114 to 144; the darkest of 25 real daylight clips at 74. Dawn, tunnels and bright city nights can err:
-a label of the source's own goes before."""
-LOOKS = 4
+"""Below this mean luma (BT.709 weights, 0 to 255, 4 moments) a clip counts as night. The rendered world's nights lie at
+37 to 49, its days at 114 to 144, real daylight clips at 74 to 131. Dawn, tunnels and bright city nights can err: a label
+of the source's own goes before."""
+LOOKS, LOOK_SIZE = 4, (36, 64)
+ONE_PASS = 5  # seconds up to which decoding all is quicker than seeking
 
 
 @dataclass(frozen=True)
@@ -184,10 +185,13 @@ def identity(file: Path) -> str:
 
 
 def luma(file: Path, info: video.VideoInfo, rate: Fraction | None) -> float:
-    """Mean luma, 0 to 255, of ``LOOKS`` moments spread over the clip, each read at 36x64."""
+    """Mean luma, 0 to 255, of ``LOOKS`` moments spread over the clip, each read small."""
     looks = min(LOOKS, info.frames)
-    moments = [info.seconds * n / looks for n in range(looks)]
-    frames = [video.read(file, start=at, frames=1, size=(36, 64), rate=rate).frames for at in moments]
+    if info.seconds <= ONE_PASS:
+        frames = [video.read(file, fps=looks / info.seconds, frames=looks, size=LOOK_SIZE, rate=rate).frames]
+    else:
+        moments = [info.seconds * n / looks for n in range(looks)]
+        frames = [video.read(file, start=at, frames=1, size=LOOK_SIZE, rate=rate).frames for at in moments]
     return float((np.concatenate(frames) @ np.array([0.2126, 0.7152, 0.0722])).mean())
 
 

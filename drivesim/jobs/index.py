@@ -1,5 +1,6 @@
 """``drivesim index``: a folder of clips, or the rendered world, becomes an index."""
 
+from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from fractions import Fraction
@@ -52,11 +53,9 @@ def render(recipe: Recipe, out: Path, seed: int) -> Index:
     with whole_folder(out) as part:
         (part / "videos").mkdir()
         tasks = [(part, n, first + n, recipe, fps) for n in range(recipe.clips)]
-        rows = Rows()
         workers = min(cpu_count() or 1, len(tasks), 8)
         if len(tasks) < 8:  # starting processes would take longer
-            made = map(_render_one, tasks)
-            rows = _collect(made, len(tasks))
+            rows = _collect(map(_render_one, tasks), len(tasks))
         else:
             with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
                 rows = _collect(pool.map(_render_one, tasks, chunksize=2), len(tasks))
@@ -64,7 +63,7 @@ def render(recipe: Recipe, out: Path, seed: int) -> Index:
     return Index.open(out)
 
 
-def _collect(made, total: int) -> Rows:  # type: ignore[no-untyped-def]  # an iterator of (Entry, Boxes)
+def _collect(made: Iterable[tuple[Entry, Boxes | None]], total: int) -> Rows:
     rows = Rows()
     for entry, boxes in track(made, "rendering the world", total=total, transient=True):
         rows.add(entry, boxes)
