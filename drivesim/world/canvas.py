@@ -119,7 +119,7 @@ class Canvas:
 
 
 def one_side(points: np.ndarray, axis: int, at: float, sign: int) -> np.ndarray:
-    """The part of a convex polygon (``N D``) where coordinate ``axis`` is at least (``sign`` 1) or at most (-1) ``at``."""
+    """The part of a convex polygon (``N D``) where its ``axis`` is at least (``sign`` 1) or at most (-1) ``at``."""
     kept = ((points[:, axis] - at) * sign >= 0).tolist()
     if all(kept):
         return points

@@ -53,7 +53,7 @@ class World:
         self.look = look_of(seed)
         self.course = Course(seed)
         self.traffic = Traffic(seed, self.course)
-        self.roadside = Roadside(seed, self.course, self.look, self.traffic.parking)
+        self.roadside = Roadside(seed, self.look, self.traffic.edge)
         self._painters: dict[tuple[int, int], Painter] = {}
 
     def frame(self, t: Fraction | float, size: tuple[int, int]) -> tuple[np.ndarray, list[Seen]]:

@@ -24,7 +24,7 @@ class Ground:
         nearest = CAMERA_HEIGHT * canvas.focal / (canvas.height - canvas.horizon)
         self.first = 0.7 * nearest  # metres ahead where the painted ground begins
         self._along = np.concatenate([np.geomspace(self.first, 150, 34), np.geomspace(170, 690, 9)])
-        verge, shoulder, stripe = roadside.edge + (2.6 if roadside.town > 0.45 else 1.1), course.half - 0.3, 0.1
+        verge, shoulder, stripe = roadside.edge + (2.6 if roadside.town > 0.45 else 2.1), course.half - 0.3, 0.1
         side: Colour = (172, 168, 160) if roadside.town > 0.45 else (150, 134, 104)
         bands: list[tuple[float, float, Colour]] = [(-verge, verge, side)]
         if roadside.edge > course.half:

@@ -15,6 +15,8 @@ from drivesim.world.traffic import SIGHT, Agent, walker
 _GLOW = {TAIL: 0.42, HEAD: 0.95}  # metres
 _STREET_LAMP = (255, 214, 140)
 MIN_BOX = 1 / 32  # boxes lower than this share of the frame's height are left out
+_SHADOWS_TO = 110.0  # metres
+_SPECK = 3.0  # faces that would cover fewer pixels of the canvas are not painted, unless they shine
 _DISC = ring(0, 0, 1, 1, 10)
 
 Drawn = tuple[Agent, np.ndarray, float]
@@ -35,7 +37,7 @@ class Painter:
     def paint(
         self, view: View, things: list[Thing], fields: list[Field], agents: list[Agent]
     ) -> tuple[np.ndarray, list[Drawn]]:
-        """The frame, uint8 ``H W 3``, and for each agent in it that is not too far away (agent, box as fractions, visibility)."""
+        """The frame, uint8 ``H W 3``, and (agent, box as fractions, visibility) of each agent in it but far ones."""
         items: list[Thing | Agent] = [*things, *agents]
         s, lateral = np.array([i.s for i in items]), np.array([i.lateral for i in items])
         right, forward, psi = view.place(s, lateral)
@@ -62,7 +64,7 @@ class Painter:
     def _paint_ground(self, view: View, fields: list[Field], placed: list) -> None:
         shadows, lamps = [], []
         for item, x, z, turn in placed:
-            if z > SIGHT:
+            if z > _SHADOWS_TO:
                 continue
             if isinstance(item, Agent):
                 if item.mesh is None:
@@ -120,8 +122,9 @@ class Painter:
         if whole and not self.canvas.inside(corners):
             return []
         eye = eye_from(right, forward, psi, along)
-        facing = ((mesh.normals @ eye) > mesh.offsets).tolist()
         night = self.look.night and lamps
+        large = mesh.areas > _SPECK * (forward / self.canvas.focal) ** 2
+        facing = (((mesh.normals @ eye) > mesh.offsets) & (large | mesh.shines if night else large)).tolist()
         albedo = mesh.at_night if night else mesh.colours
         colours = self.light.on(albedo, right, forward, reach, mesh.shines if night else None)
         drawn = []

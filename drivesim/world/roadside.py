@@ -8,10 +8,10 @@ import numpy as np
 from drivesim.randomness import generator
 from drivesim.world import shapes
 from drivesim.world.look import BLUE, RED, ROOFS, WALLS, WHITE, YELLOW, Colour, Look, scaled
-from drivesim.world.road import Course
 
 TREES_TO, HOUSES_TO = 190.0, 260.0  # metres
 
+_NEEDLES: Colour = (36, 98, 58)
 Part = tuple[np.ndarray, Colour, bool]  # corners N 2 (right, up) in metres, albedo, whether it glows at night
 
 
@@ -88,10 +88,10 @@ def quad(x0: float, x1: float, y0: float, y1: float) -> np.ndarray:
 class Roadside:
     """All rows of one seed; a row is a side of the road with places at a pitch, some of them taken."""
 
-    def __init__(self, seed: int, course: Course, look: Look, parking: bool):
+    def __init__(self, seed: int, look: Look, edge: float):
         self.seed, self.look = seed, look
         rng = generator("world", seed, "roadside")
-        self.edge = course.half + (2.3 if parking else 0.0)  # metres from the centre line to the end of what is paved
+        self.edge = edge  # metres from the centre line to the end of what is paved
         self.town = float(rng.uniform(0, 1))
         lamps = self.town > 0.4 or (look.night and rng.random() < 0.7)
         lamp_side = int(rng.choice([-1, 1]))
@@ -135,13 +135,13 @@ class Roadside:
             colour = scaled(self.look.field, rng.uniform(0.8, 1.1))
             ends = row.side * near, row.side * (near + rng.uniform(25, 45))
             return Field(s, s + rng.uniform(22, 40), min(ends), max(ends), colour)
-        lateral = row.side * (self.edge + rng.uniform(2.6, 4.6))
+        lateral = row.side * (self.edge + rng.uniform(3.4, 5.0))
         kind = rng.choice(["tree", "bush", "sign", "post"], p=[0.5, 0.2, 0.18, 0.12])
         if kind == "tree":
             return self._tree(s, lateral, rng, rng.uniform(0.7, 1.05))
         if kind == "bush":
             return self._bush(s, lateral, rng)
-        return self._sign(s, row.side * (self.edge + 1.0), rng) if kind == "sign" else self._board(s, lateral, rng)
+        return self._sign(s, row.side * (self.edge + 0.5), rng) if kind == "sign" else self._board(s, lateral, rng)
 
     def _tree(self, s: float, lateral: float, rng: np.random.Generator, size: float) -> Thing:
         leaf = scaled(self.look.leaves[rng.integers(len(self.look.leaves))], rng.uniform(0.85, 1.1))
@@ -149,6 +149,8 @@ class Roadside:
         h, w = size * rng.uniform(5.5, 8.5), size * rng.uniform(1.5, 2.4)
         trunk = quad(-0.17 * size, 0.17 * size, 0, 0.5 * h)
         if rng.random() < 0.3:
+            leaf = scaled(_NEEDLES, rng.uniform(0.85, 1.25))
+            dark = scaled(leaf, 0.78)
             low = np.array([(-w * 0.85, 0.16 * h), (w * 0.85, 0.16 * h), (0, 0.75 * h)])
             high = np.array([(-w * 0.6, 0.48 * h), (w * 0.6, 0.48 * h), (0, h)])
             parts: tuple[Part, ...] = ((trunk, bark, False), (low, dark, False), (high, leaf, False))
@@ -196,7 +198,7 @@ class Roadside:
         beam = quad(min(0, reach), max(0, reach), height - 0.14, height)
         head = quad(reach - 0.4, reach + 0.4, height - 0.25, height + 0.05)
         parts = ((quad(-0.1, 0.1, 0, height), grey, False), (beam, grey, False), (head, (255, 226, 160), True))
-        return Thing(s, side * (self.edge + 0.8), Picture(parts), lamp=(height - 0.1, reach))
+        return Thing(s, side * (self.edge + 0.4), Picture(parts), lamp=(height - 0.1, reach))
 
     def _house(self, s: float, side: int, rng: np.random.Generator) -> Thing:
         wall = scaled(WALLS[rng.integers(len(WALLS))], rng.uniform(0.9, 1.05))

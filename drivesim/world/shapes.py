@@ -22,6 +22,7 @@ class Mesh:
         normals, offsets: ``F 3`` outward normals and ``F``: the eye sees a face where ``normal @ eye > offset``.
         colours: ``F 3`` albedo times the shade of the face's direction, 0..255.
         lamps: ``F`` 0 or what the face is at night.
+        areas: ``F`` square metres.
         groups: (layer, centre, first face, end) per convex group; higher layers are painted later.
         ground: ``4 3`` corners of the shadow.
         shines, at_night: ``F`` bool and ``F 3``, which faces shine at night and the colours then.
@@ -34,6 +35,7 @@ class Mesh:
     offsets: np.ndarray
     colours: np.ndarray
     lamps: tuple[int, ...]
+    areas: np.ndarray
     groups: tuple[tuple[int, np.ndarray, int, int], ...]
     ground: np.ndarray
     shines: np.ndarray = field(init=False)
@@ -62,12 +64,15 @@ class _Maker:
     normals: list[np.ndarray] = field(default_factory=list)
     colours: list[np.ndarray] = field(default_factory=list)
     lamps: list[int] = field(default_factory=list)
+    areas: list[float] = field(default_factory=list)
     groups: list[tuple[int, np.ndarray, int, int]] = field(default_factory=list)
 
     def face(self, corners: np.ndarray, colour: Colour, lamp: int = 0) -> np.ndarray:
         (ax, ay, az), (bx, by, bz) = (corners[1:3] - corners[0]).tolist()
         normal = np.array([ay * bz - az * by, az * bx - ax * bz, ax * by - ay * bx])
-        normal /= np.sqrt(normal @ normal)
+        area = float(np.sqrt(normal @ normal))
+        self.areas.append(area)  # of a rectangle; for an octagon too little, and that is no speck
+        normal /= area
         if normal @ (corners.mean(0) - self.centre) < 0:
             normal = -normal
         shade = np.abs(normal) @ np.array([0.76, 0.9, 1.06]) / np.abs(normal).sum()
@@ -123,8 +128,8 @@ class _Maker:
         ground = np.array([(x0, y0, 0.0), (x1, y0, 0.0), (x1, y1, 0.0), (x0, y1, 0.0)])
         normals = np.stack(self.normals)
         offsets = np.array([normal @ points[face[0]] for normal, face in zip(normals, self.faces, strict=True)])
-        colours, lamps = np.stack(self.colours), tuple(self.lamps)
-        return Mesh(points, tuple(self.faces), normals, offsets, colours, lamps, tuple(self.groups), ground)
+        colours, lamps, areas = np.stack(self.colours), tuple(self.lamps), np.array(self.areas)
+        return Mesh(points, tuple(self.faces), normals, offsets, colours, lamps, areas, tuple(self.groups), ground)
 
 
 def _under(make: _Maker, length: float, width: float) -> None:

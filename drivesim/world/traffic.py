@@ -16,7 +16,7 @@ from drivesim.world.look import CLOTHES, PAINTS, WHITE, Colour, scaled
 from drivesim.world.road import LANE, Course, Waves
 from drivesim.world.roadside import Picture, quad, ring
 
-SIGHT = 170.0  # metres within which traffic is painted
+SIGHT = 150.0  # metres within which traffic is painted
 _HEAD = ring(0, 0, 1, 1, 10)
 _STEPS = 5.2  # radians of a walk a second
 _BEHIND = 12.0  # metres behind the camera within which a long vehicle still reaches into view
@@ -84,6 +84,7 @@ class Traffic:
         self.seed, self.course = seed, course
         rng = generator("world", seed, "traffic")
         self.density = 0.0 if rng.random() < 0.12 else float(rng.uniform(0.1, 1.0))
+        self.edge = course.half  # metres from the centre line to the end of what is paved
         self.streams = self._streams(rng)
         self._member = lru_cache(maxsize=4096)(self._make)
 
@@ -108,6 +109,7 @@ class Traffic:
                 drift = Waves(passing, sway.a, sway.q, sway.p)
                 add("beside", 0.9 * d, lateral, True, drift, rng.uniform(22, 30), rides=True)
         if course.lanes == 1 and rng.random() < 0.45:
+            self.edge += 2.3
             for side in (-1, 1):
                 share = 0.65 * d * rng.uniform(0.4, 1.0)
                 lateral = side * (course.half + 1.15)
@@ -116,13 +118,9 @@ class Traffic:
         for side in (-1, 1):
             for along in (True, False):
                 walk = still((1 if along else -1) * rng.uniform(0.9, 1.5))
-                lateral = side * (course.half + (2.9 if along else 3.7))
+                lateral = side * (self.edge + (1.0 if along else 1.7))
                 add("walkers", crowd, lateral, along, walk, 21.0, walkers=True)
         return streams
-
-    @property
-    def parking(self) -> bool:
-        return any(stream.name == "parked" for stream in self.streams)
 
     def at(self, t: float, s: float) -> list[Agent]:
         """Everyone within sight at ``t`` seconds of a camera that is ``s`` metres along."""

@@ -99,7 +99,7 @@ def test_nobody_appears_nearby() -> None:
         view = View(world.course, n / 30)
         agents = {agent.track: agent for agent in world.traffic.at(n / 30, view.s)}
         for track in set(agents) - known if n else ():
-            assert not -5 < agents[track].s - view.s < 160
+            assert not -5 < agents[track].s - view.s < 140
         known = set(agents)
 
 
