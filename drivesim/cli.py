@@ -158,6 +158,12 @@ def seed(text: str) -> int:
     return int(text)
 
 
+def count(text: str) -> int:
+    if not re.fullmatch(r"[1-9]\d{0,8}", text):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number from 1")
+    return int(text)
+
+
 def minutes(text: str) -> float:
     try:
         value = float(text)
@@ -241,6 +247,10 @@ def _encode_options(parser: Parser) -> None:
     )
     _fps(parser, "frame rate of the latents (default 15/8, that of key-frames)", default=Fraction(15, 8))
     parser.add_argument("--size", type=size, required=True, metavar="HxW", help="height and width in pixels")
+    parser.add_argument(
+        "--phases", type=count, default=1, metavar="N", help="sequences per clip, evenly set off (default 1)"
+    )
+    parser.add_argument("--precision", choices=("32", "bf16"), default="32", help="of the encoder (default 32)")
     _out(parser, "runs/latents")
     _device(parser)
 
@@ -249,7 +259,8 @@ def _encode(args: argparse.Namespace) -> None:
     from drivesim.jobs import encode
 
     (index,) = _paths(args, "INDEX")
-    encode.run(index, args.weights, args.out or Path("runs/latents"), args.fps, args.size, _chosen(args.device))
+    out, device = args.out or Path("runs/latents"), _chosen(args.device)
+    encode.run(index, args.weights, out, args.fps, args.size, device, phases=args.phases, precision=args.precision)
 
 
 def _train_options(parser: Parser) -> None:
@@ -363,7 +374,7 @@ COMMANDS = {
         _index,
     ),
     "encode": Command(
-        "INDEX --weights DIR --size HxW [--fps R] [--out DIR] [--device D]",
+        "INDEX --weights DIR --size HxW [--fps R] [--phases N] [--precision P] [--out DIR] [--device D]",
         "encode the clips of an index once, for all trainings after the autoencoder",
         "drivesim encode runs/index --weights runs/autoencoder/weights --size 128x256 --fps 15/8 --out runs/latents",
         _encode_options,

@@ -38,8 +38,9 @@ def test_index(calls: list) -> None:
 
 
 def test_encode(calls: list) -> None:
-    assert run("encode --size 128x256 idx --weights w --device cpu --fps 7.5") == 0
-    assert calls == [((Path("idx"), Path("w"), Path("runs/latents"), Fraction(15, 2), (128, 256), "cpu"), {})]
+    assert run("encode --size 128x256 idx --weights w --device cpu --fps 7.5 --phases 4") == 0
+    given = (Path("idx"), Path("w"), Path("runs/latents"), Fraction(15, 2), (128, 256), "cpu")
+    assert calls == [(given, {"phases": 4, "precision": "32"})]
 
 
 @pytest.mark.parametrize(
@@ -127,6 +128,8 @@ def test_the_jobs_take_what_the_command_gives() -> None:
         ("generate --weights w --minutes nan", "is not a length in minutes"),
         ("generate --weights w --device tpu", "is not a device"),
         ("generate --weights w --device cuda:999", "no such device"),
+        ("encode i --weights w --size 8x8 --phases 0", "is not a whole number from 1"),
+        ("encode i --weights w --size 8x8 --precision 16", "invalid choice: '16'"),
         ("evaluate a", "GENERATED is missing"),
         ("evaluate a b c", "unexpected argument 'c'"),
         ("doctor x", "unexpected argument 'x'"),
