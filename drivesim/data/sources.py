@@ -19,8 +19,8 @@ from drivesim.errors import Mistake
 
 NIGHT_LUMA = 60.0
 """Below this mean luma (BT.709 weights, 0 to 255, 4 moments) a clip counts as night. The rendered world's nights lie at
-37 to 49, its days at 114 to 144, real daylight clips at 74 to 131. Dawn, tunnels and bright city nights can err: a label
-of the source's own goes before."""
+37 to 49, its days at 114 to 144, real daylight clips at 74 to 131. Dawn, tunnels and bright city nights can err: the
+source's own label goes before."""
 LOOKS, LOOK_SIZE = 4, (36, 64)
 ONE_PASS = 5  # seconds up to which decoding all is quicker than seeking
 

@@ -18,7 +18,7 @@ import re
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
 from itertools import chain, islice
@@ -90,13 +90,15 @@ def probe(path: str | Path, *, rate: Fraction | None = None) -> VideoInfo:
             raise Mistake(
                 f"is cut off after {float(seconds):.2f} s", where=path, mend="copy it again, or repair it with ffmpeg"
             )
-        first = next(_frames(container, path, Fraction(0)), None)
+        codec = video.codec_context.name
+    with _source(path, Fraction(0), None) as (shown, _):
+        first = next(shown, None)
         if first is None:
             raise Mistake("has no frame that can be decoded", where=path)
         height, width = first.picture().shape[:2]
-        fps = rate or _tidy(len(stamps) / seconds, own)
-        seconds = seconds * own / rate if rate else seconds
-        return VideoInfo(path, width, height, fps, len(stamps), seconds, first.rotation, video.codec_context.name)
+    fps = rate or _tidy(len(stamps) / seconds, own)
+    seconds = seconds * own / rate if rate else seconds
+    return VideoInfo(path, width, height, fps, len(stamps), seconds, first.rotation, codec)
 
 
 def frames_in(seconds: Fraction, fps: Fraction) -> int:
@@ -181,7 +183,7 @@ def _source(path: Path, start: Fraction, rate: Fraction | None) -> Iterator[tupl
         own = _own_rate(container.streams.video[0])
         stretch = own / rate if rate else Fraction(1)  # a wrong rate in the header stretches every time stamp alike
         frames = _frames(container, path, start / stretch)
-        yield (Shown(f.time * stretch, f.length * stretch, f.picture) for f in frames), rate or own
+        yield (replace(f, time=f.time * stretch, length=f.length * stretch) for f in frames), rate or own
 
 
 def fit(picture: np.ndarray, size: Size | None) -> np.ndarray:
@@ -378,6 +380,8 @@ def _instead(path: Path) -> str:
 
 
 def _trouble(container: Any) -> str | None:
+    if not container.streams:
+        return "is cut off: it holds nothing that is shown"
     if not container.streams.video:
         return "has no video stream"
     video = container.streams.video[0]
@@ -433,7 +437,7 @@ class Shown:
 
 
 def _frames(container: Any, path: Path, start: Fraction) -> Iterator[Shown]:
-    """Frames in order of showing, from one that is shown at ``start`` or before it on.
+    """Frames in order of showing of a freshly opened container, from one that is shown at ``start`` or before it on.
 
     Raises:
         Mistake: a frame cannot be decoded.
@@ -442,13 +446,14 @@ def _frames(container: Any, path: Path, start: Fraction) -> Iterator[Shown]:
     rate = _own_rate(video)
     origin = _origin(container, video)
     try:
-        container.seek(max(0, math.floor((start + origin) / video.time_base)), stream=video)
-        decoded = container.decode(video)
-        first = next(decoded, None)
-        if first is not None and first.pts is not None and start > 0 and first.pts * video.time_base - origin > start:
-            container.seek(0, stream=video)  # the seek came out too late: some containers index badly
-            decoded, first = container.decode(video), None
-        for n, frame in enumerate(decoded if first is None else chain([first], decoded)):
+        if start > 0:
+            container.seek(math.floor((start + origin) / video.time_base), stream=video)
+        for n, frame in enumerate(container.decode(video)):
+            late = frame.pts is None or frame.pts * video.time_base - origin > start
+            if n == 0 and start > 0 and late:  # raw streams and mpegts seek badly: then from the beginning
+                with _opened(path) as again:
+                    yield from _frames(again, path, Fraction(0))
+                return
             if frame.width * frame.height > MAX_PIXELS:
                 raise Mistake(f"has pictures of {frame.width}x{frame.height}", where=path)
             time = n / rate if frame.pts is None else frame.pts * video.time_base - origin

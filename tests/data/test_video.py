@@ -1,0 +1,251 @@
+"""Frames come out by their time stamps; what is written is exact; what is broken gets one line."""
+
+import hashlib
+import struct
+from bisect import bisect_right
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+import pytest
+
+from drivesim.data import video
+from drivesim.errors import Mistake
+
+from .numbered import SIZE, numbers, picture, write, write_uneven
+
+RATES = [Fraction(15, 8), Fraction(15, 2), Fraction(25), Fraction(30), Fraction(30000, 1001)]
+
+
+@pytest.mark.parametrize("fps", RATES)
+def test_what_is_written_is_read_frame_for_frame(tmp_path: Path, fps: Fraction) -> None:
+    path = write(tmp_path / "a.mp4", 60, fps)
+    info = video.probe(path)
+    assert (info.fps, info.frames, info.seconds) == (fps, 60, 60 / fps)
+    assert (info.height, info.width, info.rotation) == (*SIZE, 0)
+    assert numbers(video.read(path, frames=60).frames) == list(range(60))
+
+
+@pytest.mark.parametrize("source", RATES)
+@pytest.mark.parametrize("fps", [Fraction(15, 8), Fraction(15, 2), Fraction(30)])
+def test_resampled_by_time_stamp(tmp_path: Path, source: Fraction, fps: Fraction) -> None:
+    path = write(tmp_path / "a.mp4", 60, source)
+    count = video.frames_in(60 / source, fps)
+    clip = video.read(path, fps=fps, frames=count)
+    assert clip.fps == fps
+    assert numbers(clip.frames) == [int((n / fps + video.GRACE) * source) for n in range(count)]
+    with pytest.raises(Mistake, match=f"{count + 1} are asked for"):
+        video.read(path, fps=fps, frames=count + 1)
+
+
+def test_starting_late_seeks_to_the_same_frames(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.mp4", 250, Fraction(25))
+    for start in (Fraction(1, 25), Fraction(3), Fraction(719, 100), Fraction(9)):
+        got = numbers(video.read(path, fps=Fraction(15, 2), start=start, frames=4).frames)
+        assert got == [int((start + n / Fraction(15, 2)) * 25) for n in range(4)]
+
+
+@pytest.mark.parametrize("name", ["uneven.mkv", "uneven.ts", "uneven.mp4"])
+@pytest.mark.parametrize("b_frames", [0, 2])
+def test_uneven_time_stamps(tmp_path: Path, name: str, b_frames: int) -> None:
+    stamps = list(np.cumsum([0] + [33, 34, 400, 33, 100, 20] * 6).tolist())
+    path = write_uneven(tmp_path / name, stamps, bf=b_frames)
+    fps, start = Fraction(10), Fraction(1, 2)
+    count = int((Fraction(stamps[-1], 1000) - start) * fps)
+    wanted = [bisect_right(stamps, float(start + n / fps) * 1000 + 0.5) - 1 for n in range(count)]
+    assert numbers(video.read(path, fps=fps, start=start, frames=count).frames) == wanted
+    assert numbers(video.read(path, frames=len(stamps)).frames) == list(range(len(stamps)))
+    assert video.probe(path).frames == len(stamps)
+
+
+def test_recording_gives_what_read_gives(tmp_path: Path) -> None:
+    stamps = list(np.cumsum([0] + [33, 34, 400, 33, 100, 20] * 6).tolist())
+    path = write_uneven(tmp_path / "uneven.mkv", stamps)
+    whole = video.record(path, size=(32, 64))
+    for start in (Fraction(0), Fraction(1, 3), Fraction(7, 5)):
+        direct = video.read(path, fps=Fraction(15, 2), start=start, frames=8, size=(32, 64)).frames
+        np.testing.assert_array_equal(whole.read(Fraction(15, 2), start, 8), direct)
+
+
+def test_a_stated_rate_stretches_time(tmp_path: Path) -> None:
+    path = write(tmp_path / "says-20.mp4", 40, Fraction(20))
+    info = video.probe(path, rate=Fraction(2))
+    assert (info.fps, info.seconds, info.frames) == (2, 20, 40)
+    clip = video.read(path, fps=Fraction(1), start=Fraction(4), frames=8, rate=Fraction(2))
+    assert numbers(clip.frames) == list(range(8, 24, 2))
+
+
+def test_chunks_join_to_the_whole(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.mp4", 50, Fraction(25))
+    clips = list(video.stream(path, fps=Fraction(15), chunk=7))
+    assert [len(clip.frames) for clip in clips] == [7, 7, 7, 7, 2]
+    assert [clip.start for clip in clips] == [Fraction(7 * n, 15) for n in range(5)]
+    np.testing.assert_array_equal(
+        np.concatenate([clip.frames for clip in clips]), video.read(path, fps=Fraction(15), frames=30).frames
+    )
+
+
+def test_two_writes_give_the_same_bytes(tmp_path: Path) -> None:
+    hashes = {
+        hashlib.sha256(write(tmp_path / f"{n}.mp4", 40, Fraction(15, 2)).read_bytes()).hexdigest() for n in range(2)
+    }
+    assert len(hashes) == 1
+
+
+@pytest.mark.parametrize("fps", RATES)
+def test_joined_segments_have_exact_time_stamps(tmp_path: Path, fps: Fraction) -> None:
+    lengths = [16, 7, 16, 1]
+    firsts = [sum(lengths[:n]) for n in range(len(lengths))]
+    segments = [
+        write(tmp_path / f"{n}.mp4", length, fps, first=first)
+        for n, (length, first) in enumerate(zip(lengths, firsts, strict=True))
+    ]
+    out = tmp_path / "whole.mp4"
+    video.remux(segments, out)
+    assert numbers(video.read(out, frames=40).frames) == list(range(40))
+    with av.open(str(out)) as container:
+        stamps = [p.pts * p.time_base for p in container.demux(video=0) if p.pts is not None]
+    assert stamps == [n / fps for n in range(40)]
+    assert video.probe(out).seconds == 40 / fps
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_segments_that_differ_are_refused(tmp_path: Path) -> None:
+    one, other = write(tmp_path / "1.mp4", 4, Fraction(30)), write(tmp_path / "2.mp4", 4, Fraction(25))
+    with pytest.raises(Mistake, match="cannot be joined"):
+        video.remux([one, other], tmp_path / "out.mp4")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["1.mp4", "2.mp4"]
+
+
+def test_a_failed_writer_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError), video.Writer(tmp_path / "a.mp4", SIZE, Fraction(30)) as writer:
+        writer.write(picture(1)[None])
+        raise RuntimeError
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(Mistake, match="odd"):
+        video.Writer(tmp_path / "a.mp4", (63, 128), Fraction(30))
+
+
+def test_colours_survive(tmp_path: Path) -> None:
+    colours = np.array([[220, 40, 10], [20, 60, 200], [128, 128, 128], [250, 240, 20]], np.uint8)
+    frames = np.broadcast_to(colours[:, None, None], (4, 64, 64, 3)).copy()
+    with video.Writer(tmp_path / "a.mp4", (64, 64), Fraction(10), crf=4) as writer:
+        writer.write(frames)
+    back = video.read(tmp_path / "a.mp4", frames=4).frames
+    assert np.abs(back.astype(int) - frames).max() <= 4
+
+
+def test_crop_is_centred_and_keeps_the_aspect() -> None:
+    wide = np.zeros((40, 120, 3), np.uint8)
+    wide[:, 20:100] = 200
+    fitted = video.fit(wide, (20, 40))
+    assert fitted.shape == (20, 40, 3) and fitted.min() == 200
+    tall = np.zeros((120, 40, 3), np.uint8)
+    tall[50:70] = 200
+    assert video.fit(tall, (20, 40)).min() == 200
+    assert video.fit(tall, (120, 40)) is tall
+
+
+@pytest.mark.parametrize(
+    ("matrix", "rotation", "turns"), [((0, 1, -1, 0), -90, -1), ((0, -1, 1, 0), 90, 1), ((-1, 0, 0, -1), 180, 2)]
+)
+def test_rotation_is_applied(tmp_path: Path, matrix: tuple[int, ...], rotation: int, turns: int) -> None:
+    path = write(tmp_path / "a.mp4", 4, Fraction(10))
+    stored = video.read(path, frames=4).frames
+    data = bytearray(path.read_bytes())
+    a, b, c, d = (value << 16 for value in matrix)
+    at = data.index(b"tkhd") + 4 + 40
+    data[at : at + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
+    path.write_bytes(data)
+    info = video.probe(path)
+    assert abs(info.rotation) == abs(rotation) and (rotation == 180 or info.rotation == rotation)
+    shown = video.read(path, frames=4).frames
+    assert shown.shape[1:3] == (info.height, info.width)
+    np.testing.assert_array_equal(shown, np.rot90(stored, turns, axes=(1, 2)))
+
+
+def test_numbered_images_read_like_video(tmp_path: Path) -> None:
+    for n in range(12):  # gaps and missing zeros do not matter, the number does
+        cv2.imwrite(str(tmp_path / f"frame_{n * 3}.png"), picture(n))
+    info = video.probe(tmp_path, rate=Fraction(10))
+    assert (info.frames, info.fps, info.seconds) == (12, 10, Fraction(12, 10))
+    assert numbers(video.read(tmp_path, frames=12, rate=Fraction(10)).frames) == list(range(12))
+    half = video.read(tmp_path, fps=Fraction(5), start=Fraction(1, 5), frames=4, rate=Fraction(10))
+    assert numbers(half.frames) == [2, 4, 6, 8]
+    with pytest.raises(Mistake, match="no frame rate"):
+        video.read(tmp_path, frames=2)
+
+
+def _broken(folder: Path, kind: str) -> Path:
+    path = folder / f"{kind}.mp4"
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "empty":
+        path.touch()
+    elif kind == "text":
+        path.write_text("<!doctype html>" * 50)
+    elif kind == "pointer":
+        path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12\n")
+    elif kind == "noise":
+        path.write_bytes(b"\0\xff" * 3000)
+    elif kind == "single":
+        write(path, 1, Fraction(30))
+    elif kind == "cut":
+        data = write(path, 120, Fraction(30)).read_bytes()
+        path.write_bytes(data[: len(data) * 6 // 10])
+    elif kind == "no moov":
+        data = write(path, 20, Fraction(30)).read_bytes()
+        path.write_bytes(data[:60])
+    elif kind == "sound":
+        with av.open(str(path), "w") as container:
+            stream = container.add_stream("aac", rate=48000)
+            frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+            frame.sample_rate = 48000
+            container.mux(stream.encode(frame))
+            container.mux(stream.encode(None))
+    elif kind == "playlist":
+        write(folder / "other.mp4", 5, Fraction(30))
+        path.write_text("ffconcat version 1.0\nfile other.mp4\n")
+    elif kind == "loop":
+        path.symlink_to(path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("kind", "line"),
+    [
+        ("missing", "no such file"),
+        ("folder", "without two or more numbered images"),
+        ("empty", "is empty"),
+        ("text", "is text"),
+        ("pointer", "git-LFS"),
+        ("noise", "not a video"),
+        ("single", "1 frame"),
+        ("cut", "cut off"),
+        ("no moov", "cut off"),
+        ("sound", "no video stream"),
+        ("playlist", "is text"),
+        ("loop", "cannot be reached"),
+    ],
+)
+def test_broken_files_get_one_line(tmp_path: Path, kind: str, line: str) -> None:
+    path = _broken(tmp_path, kind)
+    with pytest.raises(Mistake, match=line) as caught:
+        video.probe(path)
+    assert caught.value.where == path and "\n" not in caught.value.what
+
+
+def test_cut_matroska_is_found(tmp_path: Path) -> None:
+    path = write_uneven(tmp_path / "a.mkv", [33 * n for n in range(200)])
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(Mistake, match="cut off"):
+        video.probe(path)
+
+
+def test_picture_size_is_bounded_before_decoding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path / "a.mp4", 4, Fraction(30))
+    monkeypatch.setattr(video, "MAX_PIXELS", 64 * 128 - 1)
+    with pytest.raises(Mistake, match="128x64"):
+        video.probe(path)
