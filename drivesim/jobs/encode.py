@@ -15,6 +15,7 @@ from drivesim import weights
 from drivesim.data import video
 from drivesim.data.index import Entry, Index, whole_folder
 from drivesim.data.latents import About, LatentCache, LatentWriter
+from drivesim.data.loader import FULL_RATE
 from drivesim.errors import Mistake
 from drivesim.models.autoencoder import Autoencoder
 from drivesim.scene import KEYFRAME_FPS, to_model
@@ -37,8 +38,8 @@ def run(
 
     Args:
         weights_folder: holds ``autoencoder.safetensors``, or is that file.
-        fps: of the sequences. phases: sequences taken from each clip, ``1 / (phases * fps)`` apart, so that a clip at
-            30 fps gives several at 15/8.
+        fps: of the sequences; clips with fewer frames a second are left out.
+        phases: sequences taken from each clip, ``1 / (phases * fps)`` apart, so that 30 fps gives several at 15/8.
         size: ``(H, W)``, a multiple of the autoencoder's f.
         precision: ``32`` or ``bf16``. batch: frames at a time.
 
@@ -53,7 +54,10 @@ def run(
     shape = (2 * model.config.latent, size[0] // model.config.f, size[1] // model.config.f)
     about = About(opened.digest, weights.sha256(file), size, str(fps), phases, precision, shape)
     with whole_folder(Path(out)) as part, LatentWriter(part, about) as writer:
-        for entry in track(opened.entries, "encoding", transient=True):
+        fast = [entry for entry in opened.entries if entry.fps >= fps * FULL_RATE]
+        if not fast:
+            raise Mistake(f"no clip has {fps} frames a second or more", where=index, mend="ask for a lower --fps")
+        for entry in track(fast, "encoding", transient=True):
             entry.check()
             for start in _starts(entry, fps, phases):
                 clips = video.stream(entry.file, fps=fps, size=size, chunk=batch, start=start, rate=entry.rate)
@@ -62,7 +66,10 @@ def run(
                     writer.add(entry, np.concatenate(moments), fps, start)
     cache = LatentCache.open(out)
     frames = sum(sequence.frames for sequence in cache.sequences)
-    Console(highlight=False).print(f"{out}: {frames} frames in {len(cache.sequences)} sequences, moments {shape}")
+    say = Console(highlight=False).print
+    say(f"{out}: {frames} frames in {len(cache.sequences)} sequences, moments {shape}")
+    if len(fast) < len(opened.entries):
+        say(f"{len(opened.entries) - len(fast)} clips left out: fewer than {fps} frames a second")
     return Path(out)
 
 

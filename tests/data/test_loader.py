@@ -235,9 +235,9 @@ def test_encode_is_the_autoencoder_frame_by_frame(indexed: Path, tmp_path: Path)
     settings = AutoencoderConfig(channels=(8, 8, 8), blocks=1, latent=4, attention=False, groups=4)
     file = tmp_path / "weights" / "autoencoder.safetensors"
     sha = weights.save(file, Autoencoder(settings).state_dict(), weights.Header("autoencoder", config.plain(settings)))
-    out = encode.run(indexed, file.parent, tmp_path / "cache", Fraction(15, 2), (32, 64), "cpu", phases=2, batch=3)
+    out = encode.run(indexed, file.parent, tmp_path / "cache", Fraction(15, 2), (16, 32), "cpu", phases=2, batch=3)
     opened, index = LatentCache.open(out, autoencoder=sha), Index.open(indexed)
-    assert opened.about.index == index.digest and opened.about.shape == (8, 8, 16)
+    assert opened.about.index == index.digest and opened.about.shape == (8, 4, 8)
     model, by_id = Autoencoder.load(file), {e.clip_id: e for e in index.entries}
     for sequence in opened.sequences[:4]:
         start = Fraction(sequence.start_num, sequence.start_den)
@@ -249,8 +249,11 @@ def test_encode_is_the_autoencoder_frame_by_frame(indexed: Path, tmp_path: Path)
         np.testing.assert_allclose(opened.read(sequence, 0, sequence.frames), expected, rtol=1e-3, atol=2e-3)
     phases = {Fraction(s.start_num, s.start_den) for s in opened.sequences}
     assert phases == {Fraction(0), Fraction(1, 15)}
+    assert {e.path for e in index.entries} - {by_id[s.clip_id].path for s in opened.sequences} == {"slow.mp4"}
+    with pytest.raises(Mistake, match="no clip has 60 frames a second"):
+        encode.run(indexed, file.parent, tmp_path / "other", Fraction(60), (16, 32), "cpu")
     with pytest.raises(Mistake, match="does not divide"):
         encode.run(indexed, file.parent, tmp_path / "other", Fraction(15, 2), (30, 64), "cpu")
     with pytest.raises(Mistake, match="no such weight file"):
-        encode.run(indexed, tmp_path, tmp_path / "other", Fraction(15, 2), (32, 64), "cpu")
+        encode.run(indexed, tmp_path, tmp_path / "other", Fraction(15, 2), (16, 32), "cpu")
     assert not (tmp_path / "other").exists()
