@@ -242,7 +242,7 @@ def test_encode_is_the_autoencoder_frame_by_frame(indexed: Path, tmp_path: Path)
     for sequence in opened.sequences[:4]:
         start = Fraction(sequence.start_num, sequence.start_den)
         clip = loader.video.read(
-            by_id[sequence.clip_id].file, fps=FPS, start=start, frames=sequence.frames, size=(32, 64)
+            by_id[sequence.clip_id].file, fps=FPS, start=start, frames=sequence.frames, size=(16, 32)
         )
         with torch.inference_mode():
             expected = model.encode(to_model(clip.frames)).numpy()
