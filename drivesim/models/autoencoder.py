@@ -42,7 +42,9 @@ class Level(nn.Module):
     def __init__(self, channels: int, out: int, blocks: int, config: AutoencoderConfig, down: bool, up: bool):
         super().__init__()
         widths = [channels] + [out] * blocks
-        self.resnets = nn.ModuleList(Resnet(a, b, 0, config.groups, 1e-6) for a, b in zip(widths, widths[1:], strict=False))
+        self.resnets = nn.ModuleList(
+            Resnet(a, b, 0, config.groups, 1e-6) for a, b in zip(widths, widths[1:], strict=False)
+        )
         if down:
             self.downsamplers = nn.ModuleList([Downsample(out, padding=0)])
         if up:
@@ -159,8 +161,6 @@ def config_of(header: weights.Header) -> AutoencoderConfig:
     return AutoencoderConfig(**{**values, "channels": tuple(values["channels"])})
 
 
-
-
 def split_moments(moments: Tensor) -> tuple[Tensor, Tensor]:
     """``... 2C h w`` to mean and standard deviation ``... C h w``; the log-variance is kept in [-30, 20] as in latent diffusion."""
     mean, log_variance = moments.chunk(2, dim=-3)
@@ -168,8 +168,7 @@ def split_moments(moments: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def kl(moments: Tensor) -> Tensor:
-    """KL divergence from N(0, 1), summed over a latent, mean over the batch."""
+    """KL divergence from N(0, 1) in nats, mean over all elements of the latents."""
     mean, log_variance = moments.float().chunk(2, dim=-3)
     log_variance = log_variance.clamp(-30.0, 20.0)
-    per_cell = 0.5 * (mean.square() + log_variance.exp() - 1.0 - log_variance)
-    return per_cell.flatten(1).sum(1).mean()
+    return 0.5 * (mean.square() + log_variance.exp() - 1.0 - log_variance).mean()

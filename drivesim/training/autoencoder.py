@@ -97,7 +97,7 @@ class AutoencoderStage(Stage):
         self.toggle_optimizer(optimiser)
         optimiser.zero_grad()
         self.manual_backward(loss)
-        self.clip_gradients(optimiser, gradient_clip_val=self.loop.clip, gradient_clip_algorithm="norm")
+        self.configure_gradient_clipping(optimiser)
         optimiser.step()
         self.untoggle_optimizer(optimiser)
 

@@ -99,6 +99,14 @@ class Stage(pl.LightningModule):
         return torch.optim.AdamW(parameters, lr=self.loop.lr, weight_decay=self.loop.weight_decay, fused=True)
 
 
+    def configure_gradient_clipping(
+        self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
+    ) -> None:
+        """Clips by norm; Lightning's own way refuses fused optimisers under mixed precision, loss scaling or not."""
+        held = [p for group in optimizer.param_groups for p in group["params"]]
+        torch.nn.utils.clip_grad_norm_(held, self.loop.clip)
+
+
 class Progress(Callback):
     """One line every few seconds: stage, step, loss, rate, time left; in place on a terminal."""
 
@@ -146,7 +154,6 @@ def train(stage: Stage, data: pl.LightningDataModule, name: str, out: Path, devi
         accelerator="cpu" if device == "cpu" else "gpu",
         devices=1,
         precision=loop.precision,  # type: ignore[arg-type]  # a Literal there, a word of the user's here
-        gradient_clip_val=loop.clip if stage.automatic_optimization else None,
         logger=[CSVLogger(out, name="", version="", flush_logs_every_n_steps=50), TensorBoardLogger(out, name="", version="events")],
         log_every_n_steps=10,
         enable_progress_bar=False,
