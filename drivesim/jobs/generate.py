@@ -1,0 +1,122 @@
+"""``drivesim generate``: scenarios and weights become run folders with a video each."""
+
+import sys
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from rich import print as say
+
+from drivesim import config
+from drivesim.errors import Mistake
+from drivesim.jobs import stack as stacks
+from drivesim.rollout import scenario as scenarios
+from drivesim.rollout.engine import Rollout, prepare, roll
+from drivesim.rollout.journal import check_free
+from drivesim.rollout.sample import RolloutConfig
+from drivesim.rollout.scenario import Scenario
+
+
+def run(
+    scenario: Path | None,
+    weights: Path,
+    out: Path,
+    opening: str | None = None,
+    minutes: float | None = None,
+    seeds: list[int] | None = None,
+    size: tuple[int, int] | None = None,
+    fps: Fraction | None = None,
+    device: str = "cpu",
+    resume: bool = False,
+    settings: list[str] | None = None,
+) -> list[Path]:
+    """Generates every scenario with every seed; returns the run folders.
+
+    Args:
+        scenario: a scenario file, a folder of them (a sub-folder of ``out`` each), or None for the options alone.
+        weights: the folder with STAGE.safetensors.
+        opening: ``CLIP@SECOND``.
+        opening, minutes, seeds, size, fps: what is given of these replaces the scenario's.
+        seeds: more than one make sub-folders ``seed-1``, ``seed-2``, ...
+        settings: ``key.sub=value`` for ``RolloutConfig``.
+
+    Raises:
+        Mistake: anything of the above does not fit; nothing is written then.
+        Interrupted: asked to stop; ``resume`` goes on.
+    """
+    rollout_config = config.load(RolloutConfig, None, settings or [])
+    found = {
+        name: _with_options(each, opening, minutes, seeds or [], size, fps)
+        for name, each in _scenarios(scenario).items()
+    }
+    _check_free(out, found, resume)
+    stack = stacks.load(weights, device)
+    planned: list[tuple[Path, Rollout]] = [
+        (_folder(out, found, name, each, seed), prepare(stack, each, seed, rollout_config))
+        for name, each in found.items()
+        for seed in each.seeds
+    ]
+    done = []
+    for folder, rollout in planned:
+        title = folder.relative_to(out.parent).as_posix()
+        done.append(roll(rollout, folder, resume=resume, argv=sys.argv, title=title))
+        _tell(folder, rollout)
+    return done
+
+
+def _tell(folder: Path, rollout: Rollout) -> None:
+    plan = rollout.plan
+    length, fps = float(plan.total / plan.fps), float(plan.fps)
+    say(f"{folder / 'video.mp4'}: {plan.total} frames, {length:.1f} s at {fps:g} fps")
+    if plan.factor > 1:
+        filled = {"blend": "blended", "repeat": "repeated"}[rollout.config.fill]
+        say(f"  1 frame in {plan.factor} is a key-frame, made by the model; those between are {filled}")
+
+
+def _check_free(out: Path, found: dict[str, Scenario], resume: bool) -> None:
+    """Refuses an ``out`` that is in use, before any model is loaded."""
+    folders = [_folder(out, found, name, each, seed) for name, each in found.items() for seed in each.seeds]
+    if folders == [out]:
+        check_free(out, resume)
+    elif out.exists() and (not out.is_dir() or (any(out.iterdir()) and not resume)):
+        mend = "--resume goes on with its runs; or name another --out"
+        raise Mistake("this folder is not empty" if out.is_dir() else "is a file, not a folder", where=out, mend=mend)
+    else:
+        for folder in folders:
+            check_free(folder, resume)
+
+
+def _scenarios(source: Path | None) -> dict[str, Scenario]:
+    """Scenarios by the name of their sub-folder; a single one has the name "" and none."""
+    if source is None:
+        return {"": Scenario()}
+    if not source.is_dir():
+        return {"": scenarios.load(source)}
+    files = sorted(source.glob("*.yaml"))
+    if not files:
+        raise Mistake("holds no scenario", where=source, mend="scenarios are files that end in .yaml")
+    return {file.stem: scenarios.load(file) for file in files}
+
+
+def _with_options(
+    scenario: Scenario,
+    opening: str | None,
+    minutes: float | None,
+    seeds: list[int],
+    size: tuple[int, int] | None,
+    fps: Fraction | None,
+) -> Scenario:
+    given: dict[str, Any] = {
+        "opening": scenarios.parse_opening(opening) if opening else None,
+        "seconds": None if minutes is None else minutes * 60,
+        "seeds": seeds or None,
+        "size": size,
+        "fps": None if fps is None else str(fps),
+    }
+    return scenarios.check(replace(scenario, **{name: value for name, value in given.items() if value is not None}))
+
+
+def _folder(out: Path, found: dict[str, Scenario], name: str, scenario: Scenario, seed: int) -> Path:
+    folder = out / name if len(found) > 1 or name else out
+    return folder / f"seed-{seed}" if len(scenario.seeds) > 1 else folder

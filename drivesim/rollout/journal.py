@@ -1,0 +1,199 @@
+"""The run folder of a rollout: who works in it, what is done, and where to go on.
+
+    RUN/lock  scenario.yaml  config.yaml  plan.json  run.json  journal.jsonl  video.mp4
+        state/keyframes-000012.safetensors   what the stages must remember behind window 12; the newest two are kept
+        segments/000012.mp4                  window 12's part of the video
+
+A journal line is written when its file is whole and on disk, and names the line before it by its hash. A window is
+done when both its state and its segment are in the journal and their bytes are those that were written.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load as parse
+from safetensors.torch import save as serialise
+
+from drivesim.errors import Mistake
+from drivesim.rollout.plan import Window
+from drivesim.rollout.stages import Segment, State
+from drivesim.weights import sha256, write_atomic
+
+KEPT_STATES = 2  # the newest may be damaged by what ended the run
+LOCK = "lock"
+
+
+def check_free(out: Path, resume: bool) -> None:
+    """Refuses a folder that a rollout must not write into.
+
+    Raises:
+        Mistake: it is a file, holds something and ``resume`` is not asked for, or is to be resumed and is no run.
+    """
+    if out.exists() and not out.is_dir():
+        raise Mistake("is a file, not a folder", where=out)
+    held = [entry.name for entry in out.iterdir() if entry.name != LOCK] if out.exists() else []
+    if held and not resume:
+        raise Mistake(
+            "this folder is not empty", where=out, mend="--resume goes on with its run; or name another --out"
+        )
+    if held and not (out / "plan.json").exists():
+        raise Mistake("this folder holds no run that can be resumed", where=out, mend="name another --out")
+
+
+@contextmanager
+def claimed(out: Path, resume: bool) -> Iterator[None]:
+    """``out`` belongs to this process until the end of the block; it is made where there is none.
+
+    Raises:
+        Mistake: another process has it, or ``check_free``.
+    """
+    check_free(out, resume)
+    out.mkdir(parents=True, exist_ok=True)
+    lock = out / LOCK
+    handle = _locked(lock)
+    try:
+        check_free(out, resume)  # again: another run may have begun and ended in between
+        os.truncate(handle, 0)
+        os.write(handle, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode())
+        yield
+    finally:
+        lock.unlink(missing_ok=True)
+        os.close(handle)
+
+
+def _locked(lock: Path) -> int:
+    """An open handle that holds the system's lock on the file, which ends with the process, however it dies."""
+    while True:
+        handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            _take(handle, lock)
+            try:
+                if os.fstat(handle).st_ino == os.stat(lock).st_ino:
+                    return handle
+            except FileNotFoundError:
+                pass
+            os.close(handle)  # its owner has just removed it: what we hold is no file any more
+        except Mistake:
+            os.close(handle)
+            raise
+
+
+def _take(handle: int, lock: Path) -> None:
+    text = os.pread(handle, 1000, 0)
+    try:
+        owner = json.loads(text) if text else {}
+        name = f"process {owner['pid']} on {owner['host']}" if owner else "another process"
+    except (ValueError, KeyError, TypeError):
+        owner, name = {}, "another process"
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        raise Mistake(
+            f"{name} works in this folder", where=lock.parent, mend="wait for it, or name another --out"
+        ) from None
+    if owner and owner["host"] != socket.gethostname():  # file locks may not reach over a network's file system
+        mend = f"once that process is gone, delete {lock}"
+        raise Mistake(f"{name} may be working in this folder", where=lock.parent, mend=mend)
+
+
+class Journal:
+    """What is done in a run folder.
+
+    Args:
+        out: the run folder, claimed by this process.
+        plan: the hash of the plan, to which the first line is chained.
+    """
+
+    def __init__(self, out: Path, plan: str):
+        self.out, self.plan = out, plan
+        self.file = out / "journal.jsonl"
+        self.lines = self._read()
+
+    def resume(self) -> tuple[int, State]:
+        """The first window that is still to be made, and the state before it; drops what stands in the journal beyond.
+
+        Every segment up to there has the bytes that were written; a damaged one, and what follows it, is made again.
+        """
+        begin, state = 0, {}
+        done = self._verified("segment")
+        for entry in reversed([e for e in self._entries("keyframes") if e["n"] < done]):
+            found = self._state(entry)
+            if found is not None:
+                begin, state = entry["n"] + 1, found
+                break
+        self.lines = [line for line in self.lines if json.loads(line)["n"] < begin]  # a prefix: the chain holds
+        write_atomic(self.file, "".join(f"{line}\n" for line in self.lines).encode())  # a torn last line goes, too
+        return begin, state
+
+    def commit(self, segment: Segment) -> None:
+        """Window done: its state goes to disk, then the lines of state and segment; states grown old are deleted."""
+        window, data = segment.window, serialise({k: v.detach().cpu().contiguous() for k, v in segment.state.items()})
+        state = self.state_file(window.n)
+        write_atomic(state, data)
+        self._append("keyframes", window, state, hashlib.sha256(data).hexdigest())
+        self._append("segment", window, segment.file, sha256(segment.file))
+        self.state_file(window.n - KEPT_STATES).unlink(missing_ok=True)
+
+    def segment_file(self, n: int) -> Path:
+        return self.out / "segments" / f"{n:06d}.mp4"
+
+    def state_file(self, n: int) -> Path:
+        return self.out / "state" / f"keyframes-{n:06d}.safetensors"
+
+    def _append(self, stage: str, window: Window, file: Path, digest: str) -> None:
+        entry = {"n": window.n, "stage": stage, "first": window.first, "last": window.last}
+        entry |= {
+            "file": file.relative_to(self.out).as_posix(),
+            "sha256": digest,
+            "previous": self._previous(self.lines),
+        }
+        line = json.dumps(entry)
+        with open(self.file, "a", encoding="utf-8") as out:
+            out.write(f"{line}\n")
+            out.flush()
+            os.fsync(out.fileno())
+        self.lines.append(line)
+
+    def _previous(self, lines: list[str]) -> str:
+        return hashlib.sha256(lines[-1].encode()).hexdigest() if lines else self.plan
+
+    def _read(self) -> list[str]:
+        """The lines up to the first that is torn or does not name the one before it."""
+        lines: list[str] = []
+        text = self.file.read_text(encoding="utf-8", errors="replace") if self.file.exists() else ""
+        for line in text.split("\n")[:-1]:  # behind the last line break stands nothing, or a torn line
+            try:
+                if json.loads(line)["previous"] != self._previous(lines):
+                    break
+            except (ValueError, KeyError, TypeError):
+                break
+            lines.append(line)
+        return lines
+
+    def _entries(self, stage: str) -> list[dict[str, Any]]:
+        return [entry for entry in map(json.loads, self.lines) if entry["stage"] == stage]
+
+    def _verified(self, stage: str) -> int:
+        """How many files of ``stage``, from window 0 on without a gap, have the bytes that were written."""
+        done = 0
+        for entry in self._entries(stage):
+            file = self.out / entry["file"]
+            if entry["n"] != done or not file.is_file() or sha256(file) != entry["sha256"]:
+                break
+            done += 1
+        return done
+
+    def _state(self, entry: dict[str, Any]) -> State | None:
+        try:
+            data = (self.out / entry["file"]).read_bytes()
+            return parse(data) if hashlib.sha256(data).hexdigest() == entry["sha256"] else None
+        except (OSError, SafetensorError):
+            return None

@@ -1,0 +1,63 @@
+"""run.json of a rollout: what was run, on what, how it ended, and where the time went."""
+
+import json
+import resource
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from drivesim import __version__
+from drivesim.weights import write_atomic
+
+T = TypeVar("T")
+
+
+class Record:
+    """run.json, written anew at every change of status; a resumed run adds to the seconds of the one before.
+
+    Args:
+        facts: what is known of the run from its start.
+    """
+
+    def __init__(self, out: Path, device: torch.device, facts: dict[str, Any]):
+        self.file, self.device = out / "run.json", device
+        before = json.loads(self.file.read_bytes()) if self.file.exists() else {}
+        self.seconds: dict[str, float] = before.get("seconds", {})
+        self.resumed_at: list[int] = before.get("resumed_at", [])
+        self.facts = {
+            "schema": "drivesim.run/1",
+            "job": "generate",
+            "version": __version__,
+            "device": str(device),
+            "threads": torch.get_num_threads(),
+            "torch": torch.__version__,
+            **facts,
+        }
+
+    def save(self, status: str) -> None:
+        seconds = {stage: round(value, 3) for stage, value in self.seconds.items()}
+        late = {"seconds": seconds, "peak_bytes": _peak_bytes(self.device), "resumed_at": self.resumed_at}
+        content = {**self.facts, "status": status, **late}
+        write_atomic(self.file, json.dumps(content, indent=1).encode())
+
+    def timed(self, stage: str, chunks: Iterable[T]) -> Iterator[T]:
+        """``chunks``; the time to make each is added to ``stage``, less what timed stages below it took of that."""
+        chunks = iter(chunks)
+        while True:
+            begin, others = time.perf_counter(), sum(self.seconds.values())
+            try:
+                chunk = next(chunks)
+            except StopIteration:
+                return
+            taken = time.perf_counter() - begin - (sum(self.seconds.values()) - others)
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + taken
+            yield chunk
+
+
+def _peak_bytes(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB
