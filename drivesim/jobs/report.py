@@ -32,29 +32,48 @@ def run(run_folder: Path) -> Path:
     folder = Path(run_folder)
     if not folder.is_dir():
         raise Mistake("no such run folder", where=folder, mend="'drivesim train', 'generate' and 'demo' make one")
-    sections = [*_scores(folder), *_videos(folder), *_training(folder)]
+    sections = [*_videos(folder), *_scores(folder), *_training(folder)]
     if not sections:
-        raise Mistake("holds no video, scores or training curves", where=folder, mend="a run folder of drivesim is expected")
+        raise Mistake(
+            "holds no video, scores or training curves", where=folder, mend="a run folder of drivesim is expected"
+        )
     facts = _facts(folder)
     lead = _lead(folder, sections)
-    return report.write(Page(folder.resolve().name, lead, [*sections, *facts], f"drivesim {drivesim.__version__}"), folder / "report.html")
+    return report.write(
+        Page(folder.resolve().name, lead, [*sections, *facts], f"drivesim {drivesim.__version__}"),
+        folder / "report.html",
+    )
 
 
 def video_blocks(file: Path) -> list[Block]:
-    """A generated video: itself, its opening, and contact sheets over its whole length, of key-frames and of all frames."""
+    """A generated video: itself, its opening, and contact sheets of its whole length, its key-frames and its frames."""
     info = video.probe(file)
     factor = _factor(file, info.fps)
-    caption = f"{info.frames} frames of {info.height}x{info.width} at {_rate(info.fps)} frames a second, {float(info.seconds):.0f} s. {_filling(factor)}"
+    shape = f"{info.frames} frames of {info.height}x{info.width}"
+    caption = f"{shape} at {float(info.fps):g} frames a second, {float(info.seconds):.0f} s. {_filling(factor)}"
     opening = next(video.stream(file, chunk=1)).frames[0]
     blocks: list[Block] = [
         Video(file, caption),
-        Picture(opening, "The opening: the frame that all others follow from.", lossless=True, pixelated=opening.shape[1] <= 256),
+        Picture(
+            opening,
+            "The opening: the frame that all others follow from.",
+            lossless=True,
+            pixelated=opening.shape[1] <= 256,
+        ),
     ]
     every = max(info.seconds / SHOWN, 1 / info.fps)
     blocks.append(_sheet(file, 1 / every, SHOWN, f"The whole length, a frame every {float(every):.1f} s."))
     blocks.append(_sheet(file, min(KEYFRAME_FPS, info.fps), 2 * COLUMNS, "The first key-frames, 15/8 a second."))
     if factor > 1:
-        blocks.append(_sheet(file, info.fps, 2 * COLUMNS, f"The first frames as played; every {_ordinal(factor)} is a key-frame (k).", factor))
+        blocks.append(
+            _sheet(
+                file,
+                info.fps,
+                2 * COLUMNS,
+                f"The first frames as played; every {_ordinal(factor)} is a key-frame (k).",
+                factor,
+            )
+        )
     return blocks
 
 
@@ -79,20 +98,22 @@ def _filling(factor: int) -> str:
         return ""
     if factor == 1:
         return "Every frame is a key-frame that the model made."
-    return f"Every {_ordinal(factor)} frame is a key-frame that the model made; the {factor - 1} between two of them are filled in from these two."
+    return (
+        f"Every {_ordinal(factor)} frame is a key-frame that the model made; "
+        f"the {factor - 1} between two of them are filled in from these two."
+    )
 
 
 def _ordinal(n: int) -> str:
     return f"{n}{'th' if 10 <= n % 100 <= 20 else {1: 'st', 2: 'nd', 3: 'rd'}.get(n % 10, 'th')}"
 
 
-def _rate(fps: Fraction) -> str:
-    return f"{float(fps):g}"
-
-
 def _videos(folder: Path) -> list[Section]:
     files = sorted(folder.rglob("video.mp4"))
-    return [Section("Video" if len(files) == 1 else f"Video: {_where(file.parent, folder)}", video_blocks(file)) for file in files]
+    return [
+        Section("Video" if len(files) == 1 else f"Video: {_where(file.parent, folder)}", video_blocks(file))
+        for file in files
+    ]
 
 
 def _scores(folder: Path) -> list[Section]:
@@ -104,8 +125,8 @@ def _scores(folder: Path) -> list[Section]:
     if not found:
         return []
     explained = Words(
-        "The floor is what real video scores against itself. The controls are real clips made worthless: their first frame held, "
-        "or their frames shuffled. A score is only worth something well below the controls."
+        "The floor is what real video scores against itself. The controls are real clips made worthless: their first "
+        "frame held, or their frames shuffled. A score is only worth something well below the controls."
     )
     return [Section("Scores", [explained, *found])]
 
@@ -115,11 +136,19 @@ def _training(folder: Path) -> list[Section]:
     for file in sorted(folder.rglob("metrics.csv")):
         stage = _where(file.parent, folder)
         blocks.append(Curves(file, f"{stage}, by optimiser step"))
-        pictures = sorted((p for p in (file.parent / "samples").glob("*") if p.suffix in PICTURES), key=lambda p: p.name)
+        pictures = sorted(
+            (p for p in (file.parent / "samples").glob("*") if p.suffix in PICTURES), key=lambda p: p.name
+        )
         for picture in pictures[-1:]:
             image = cv2.imread(str(picture), cv2.IMREAD_COLOR)
             if image is not None:
-                blocks.append(Picture(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), f"{stage}: the last samples, {picture.name}", lossless=image.size < 2**20))
+                blocks.append(
+                    Picture(
+                        cv2.cvtColor(image, cv2.COLOR_BGR2RGB),
+                        f"{stage}: the last samples, {picture.name}",
+                        lossless=image.size < 2**20,
+                    )
+                )
     return [Section("Training", blocks)] if blocks else []
 
 
@@ -154,7 +183,11 @@ def _lead(folder: Path, sections: list[Section]) -> str:
     scores = [score for block in blocks if isinstance(block, Scores) for score in block.scores]
     parts = []
     if films:
-        parts.append("A drive that was generated, not filmed." if films == 1 else f"{films} drives that were generated, not filmed.")
+        parts.append(
+            "A drive that was generated, not filmed."
+            if films == 1
+            else f"{films} drives that were generated, not filmed."
+        )
     elif any(isinstance(block, Curves) for block in blocks):
         parts.append("A training run.")
     for score in scores:

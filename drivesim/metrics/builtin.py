@@ -1,9 +1,9 @@
 """``builtin-v1``: a small frozen network that stands in where the Kinetics or LPIPS weights are not at hand.
 
-It was trained by ``tools/make_builtin.py`` on what the procedural world knows of its clips (displacement, curvature, yaw,
-agents, night) and on how far true clips had been distorted (blur, noise, shuffled and frozen frames, warp, colour), never on
-generated video. The file is frozen: its hash stands here, and a better network is builtin-v2. Scores in its features are
-named ``fvd[builtin-v1]``, never ``fvd``.
+It was trained by ``tools/make_builtin.py`` on what the procedural world knows of its clips (displacement, curvature,
+yaw, agents, night) and on how far true clips had been distorted (blur, noise, shuffled and frozen frames, warp),
+never on generated video. The file is frozen: its hash stands here, and a better network is builtin-v2. Scores in its
+features are named ``fvd[builtin-v1]``, never ``fvd``.
 """
 
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from drivesim.metrics.features import check_video
 
 NAME = "builtin-v1"
 FILE = Path(__file__).with_name("builtin-v1.safetensors")
-SHA256 = "0" * 64
+SHA256 = "70130f4af9502415b29e06419564739fed8ecd389e80143b0d8be3a1e1b62eea"
 SIZE = (64, 128)
 FRAMES = 16
 MIN_FRAMES = 8
@@ -34,12 +34,12 @@ class BuiltinConfig:
 
     Args:
         channels: of each stage; every stage halves height and width.
-        strides: over time, of each stage.
+        strides: over time, of each stage; 0 = it has no temporal convolution.
         features: length of the vector.
     """
 
-    channels: tuple[int, ...] = (24, 48, 96, 192)
-    strides: tuple[int, ...] = (1, 1, 2, 2)
+    channels: tuple[int, ...] = (16, 48, 96, 192)
+    strides: tuple[int, ...] = (0, 1, 2, 2)
     features: int = 64
 
 
@@ -52,48 +52,60 @@ class Stage(nn.Module):
     def __init__(self, inputs: int, outputs: int, stride: int):
         super().__init__()
         self.spatial = nn.Conv2d(inputs, outputs, 3, stride=2, padding=1)
-        self.temporal = nn.Conv2d(outputs, outputs, (3, 1), stride=(stride, 1), padding=(1, 0))
+        if stride:
+            self.temporal = nn.Conv2d(outputs, outputs, (3, 1), stride=(stride, 1), padding=(1, 0))
         self.stride = stride
 
-    def forward(self, x: Tensor, frames: int) -> Tensor:
-        """``(B T) C H W`` to ``(B T/stride) C' H/2 W/2``."""
+    def forward(self, x: Tensor, frames: int) -> tuple[Tensor, Tensor | None]:
+        """``(B T) C H W`` to ``(B T/stride) C' H/2 W/2``, and the temporal response's mean ``B C'``."""
         x = F.relu(self.spatial(x))
+        if not self.stride:
+            return x, None
         h = x.shape[-2]
         x = rearrange(x, "(b t) c h w -> b c t (h w)", t=frames)
-        x = x[:, :, :: self.stride] + F.relu(self.temporal(x))
-        return rearrange(x, "b c t (h w) -> (b t) c h w", h=h)
+        moved = F.relu(self.temporal(x))
+        x = x[:, :, :: self.stride] + moved
+        return rearrange(x, "b c t (h w) -> (b t) c h w", h=h), moved.float().mean((-2, -1))
 
 
 class Network(nn.Module):
-    """Frames and their coordinates through strided stages; mean over time and space; a linear map to the features."""
+    """Frames and their coordinates through strided stages; means over time and space; a linear map to the features.
+
+    The temporal responses of every stage are read out beside the last stage, since motion shows at every scale.
+    """
 
     def __init__(self, config: BuiltinConfig):
         super().__init__()
         widths = (5, *config.channels)
         self.stages = nn.ModuleList(Stage(a, b, s) for a, b, s in zip(widths, widths[1:], config.strides, strict=False))
-        self.head = nn.Linear(config.channels[-1], config.features)
+        moving = sum(c for c, s in zip(config.channels, config.strides, strict=True) if s)
+        self.head = nn.Linear(config.channels[-1] + moving, config.features)
 
     def forward(self, video: Tensor) -> Tensor:
         """float ``B T 3 H W`` in [-1, 1] to ``B d``."""
         b, t = video.shape[:2]
-        x = with_coordinates(rearrange(video, "b t c h w -> (b t) c h w"))
-        for stage in self.stages:
-            x = stage(x, t)
-            t = -(-t // stage.stride)
+        x, means = with_coordinates(rearrange(video, "b t c h w -> (b t) c h w")), []
+        for stage in self._stages():
+            x, moved = stage(x, t)
+            means += [] if moved is None else [moved]
+            t = -(-t // max(stage.stride, 1))
         pooled = rearrange(x.float().mean((-2, -1)), "(b t) c -> b t c", b=b).mean(1)
-        return self.head(pooled)
+        return self.head(torch.cat([pooled, *means], 1))
 
     def spatial_features(self, x: Tensor, stages: int) -> list[Tensor]:
-        """What the first ``stages`` see in single frames ``b 3 H W``: their spatial convolutions without the temporal ones."""
+        """What the first ``stages`` see in single frames ``b 3 H W``: the spatial convolutions alone."""
         x, found = with_coordinates(x), []
-        for stage in list(self.stages)[:stages]:
+        for stage in self._stages()[:stages]:
             x = F.relu(stage.spatial(x))
             found.append(x)
         return found
 
+    def _stages(self) -> list[Stage]:
+        return [stage for stage in self.stages if isinstance(stage, Stage)]
+
 
 def with_coordinates(x: Tensor) -> Tensor:
-    """``b 3 H W`` with row and column in [-1, 1] beside the colours, so that a mean over space still knows where things were."""
+    """``b 3 H W`` with row and column in [-1, 1] beside the colours, so that a mean over space keeps places."""
     b, _, h, w = x.shape
     row = torch.linspace(-1, 1, h, device=x.device, dtype=x.dtype)[:, None].expand(b, 1, h, w)
     column = torch.linspace(-1, 1, w, device=x.device, dtype=x.dtype).expand(b, 1, h, w)
@@ -107,7 +119,11 @@ def load(file: Path = FILE, device: str | torch.device = "cpu") -> Network:
         Mistake: the file is not the one whose hash stands in this module.
     """
     if not file.is_file() or weights.sha256(file) != SHA256:
-        raise Mistake(f"this is not {NAME}: the file's hash differs from the one in the code", where=file, mend="install drivesim again")
+        raise Mistake(
+            f"this is not {NAME}: the file's hash differs from the one in the code",
+            where=file,
+            mend="install drivesim again",
+        )
     tensors, header = weights.load(file, "extractor")
     network = Network(config.build(BuiltinConfig, header.config, file))
     weights.fill(network, tensors, file)
@@ -143,16 +159,19 @@ def perceptual(x: Tensor, y: Tensor) -> Tensor:
         x, y: ``b 3 H W`` in [-1, 1]; gradients flow to both.
 
     Returns:
-        A scalar: the squared difference of channel-normalised features, mean over space, batch and layers. Not LPIPS: its own name.
+        A scalar: the squared difference of channel-normalised features, mean over space, batch and layers. Not LPIPS:
+        its own name.
     """
     network = _shared(x.device)
-    pairs = zip(network.spatial_features(x, PERCEPTUAL_STAGES), network.spatial_features(y, PERCEPTUAL_STAGES), strict=True)
-    return torch.stack([(_unit(a) - _unit(b)).square().sum(1).mean() for a, b in pairs]).mean()
+    ours, theirs = (network.spatial_features(frames, PERCEPTUAL_STAGES) for frames in (x, y))
+    layers = [(_unit(a) - _unit(b)).square().sum(1).mean() for a, b in zip(ours, theirs, strict=True)]
+    return torch.stack(layers).mean()
 
 
 def _unit(x: Tensor) -> Tensor:
     x = x.float()
-    return x * (x.square().sum(1, keepdim=True) + 1e-6).rsqrt()  # the constant inside the root keeps the gradient of an empty cell finite
+    # the constant stands inside the root, so that the gradient of an empty cell is finite
+    return x * (x.square().sum(1, keepdim=True) + 1e-6).rsqrt()
 
 
 @lru_cache(maxsize=4)

@@ -27,7 +27,7 @@ class Extractor(Protocol):
     dim: int
 
     def __call__(self, video: Tensor) -> Tensor:
-        """uint8 ``B T H W 3`` to float32 ``B d`` on the CPU; a clip's vector does not depend on the others in its batch."""
+        """uint8 ``B T H W 3`` to float32 ``B d`` on the CPU; a clip's vector is its own, whatever is beside it."""
         ...
 
 
@@ -44,7 +44,7 @@ def check_video(video: Tensor, min_frames: int) -> None:
 
 
 def extract(extractor: Extractor, clips: Iterable[np.ndarray], batch: int = 8) -> Tensor:
-    """Features ``N d`` of clips ``T H W 3`` of one shape, a few at a time, so that memory does not grow with their number."""
+    """Features ``N d`` of clips ``T H W 3`` of one shape, a few at a time, so that memory stays flat."""
     parts = [extractor(torch.from_numpy(np.stack(group))) for group in _groups(clips, batch)]
     return torch.cat(parts) if parts else torch.zeros(0, extractor.dim)
 

@@ -1,7 +1,8 @@
 """The Frechet distance of two Gaussians, and the float64 sums that a set of features is reduced to.
 
-tr sqrt(S1 S2) is taken as the nuclear norm of A^T B with S1 = A A^T and S2 = B B^T. No matrix root is taken of a product, so
-that singular covariances (fewer samples than dimensions) are exact and identical sets score 0 and not a large negative number.
+tr sqrt(S1 S2) is taken as the nuclear norm of A^T B with S1 = A A^T and S2 = B B^T. No matrix root is taken of a
+product, so that singular covariances (fewer samples than dimensions) are exact and identical sets score 0 and not a
+large negative number.
 """
 
 from dataclasses import dataclass

@@ -83,7 +83,7 @@ class Score:
 
 
 def comparable(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
-    """The receipt's keys in which two scores (as plain values) differ though they must not; empty: they may be compared."""
+    """The receipt's keys in which two scores (as plain values) differ; empty: they may be compared."""
     mine, yours = one["receipt"], other["receipt"]
     different = sorted(k for k in mine.keys() | yours.keys() if mine.get(k) != yours.get(k))
     return [k for k in different if k not in ("clips_generated", "version")]
@@ -100,7 +100,9 @@ def warnings_for(n_real: int, n_generated: int, dim: int) -> list[str]:
     found = []
     for side, n in (("real", n_real), ("generated", n_generated)):
         if n < FEW_CLIPS:
-            found.append(f"only {n} {side} clips: under {FEW_CLIPS} the distance is biased upward and not comparable with published values")
+            found.append(
+                f"only {n} {side} clips: under {FEW_CLIPS} the distance is biased upward, and is none to publish"
+            )
         if n <= dim:
             found.append(f"only {n} {side} clips for {dim} features: the covariance is singular")
     return found

@@ -1,6 +1,18 @@
-"""One self-contained HTML page per run: video, contact sheets, curves, scores. Nothing on it is fetched from elsewhere."""
+"""One self-contained HTML page per run: video, contact sheets, curves, scores. Nothing is fetched from elsewhere."""
 
 from drivesim.report.page import Block, Curves, Facts, Page, Picture, Scores, Section, Video, Words, write
 from drivesim.report.sheet import contact_sheet
 
-__all__ = ["Block", "Curves", "Facts", "Page", "Picture", "Scores", "Section", "Video", "Words", "contact_sheet", "write"]
+__all__ = [
+    "Block",
+    "Curves",
+    "Facts",
+    "Page",
+    "Picture",
+    "Scores",
+    "Section",
+    "Video",
+    "Words",
+    "contact_sheet",
+    "write",
+]

@@ -33,14 +33,17 @@ def read(file: Path) -> Series:
 def draw(series: Series) -> str:
     """Small axes side by side, one a series; "" where there is nothing to draw.
 
-    Long series are thinned to means of equal stretches. Values that span more than a factor of 20 get a logarithmic axis.
+    Long series are thinned to means of equal stretches. Values that span more than a factor of 20 get a logarithmic
+    axis.
     """
     shown = {name: pair for name, pair in sorted(series.items()) if len(pair[0]) > 1}
     if not shown:
         return ""
     columns = min(ACROSS, len(shown))
     rows = -(-len(shown) // columns)
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "drivesim", "font.family": "sans-serif", "font.size": 8}):
+    with matplotlib.rc_context(
+        {"svg.fonttype": "none", "svg.hashsalt": "drivesim", "font.family": "sans-serif", "font.size": 8}
+    ):
         figure = Figure(figsize=(3.3 * columns, 2.0 * rows), layout="constrained")
         figure.patch.set_alpha(0)
         for n, (name, (steps, values)) in enumerate(shown.items()):
@@ -51,7 +54,7 @@ def draw(series: Series) -> str:
     return svg[svg.index("<svg") :]
 
 
-def _axes(axes: "matplotlib.axes.Axes", name: str, steps: np.ndarray, values: np.ndarray) -> None:  # type: ignore[name-defined]
+def _axes(axes: "matplotlib.axes.Axes", name: str, steps: np.ndarray, values: np.ndarray) -> None:
     x, y = thinned(steps, values)
     axes.plot(x, y, color=ORANGE if "val" in name else BLUE, linewidth=1.2)
     axes.set_title(name, color=GREY, fontsize=8)

@@ -70,7 +70,7 @@ class Curves:
 
     @property
     def svg(self) -> Markup:
-        return Markup(curves.draw(curves.read(self.file)))  # noqa: S704  matplotlib escapes the names that it writes
+        return Markup(curves.draw(curves.read(self.file)))
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,9 @@ class Scores:
             found.append(("floor: real against real", score["floor"], "floor"))
         found += [(f"control: {word}", value, "control") for word, value in score.get("controls", {}).items()]
         largest = max(value for _, value, _ in found) or 1.0
-        return [(what, value, 100 * value / largest, kind) for what, value, kind in sorted(found, key=lambda bar: bar[1])]
+        return [
+            (what, value, 100 * value / largest, kind) for what, value, kind in sorted(found, key=lambda bar: bar[1])
+        ]
 
 
 @dataclass(frozen=True)
@@ -131,7 +133,13 @@ class Page:
 def render(page: Page) -> str:
     """The page as HTML; every text is escaped."""
     source = files("drivesim.report").joinpath("page.html.j2").read_text(encoding="utf-8")
-    environment = Environment(loader=DictLoader({"page.html": source}), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        loader=DictLoader({"page.html": source}),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     return environment.get_template("page.html").render(page=page)
 
 

@@ -44,4 +44,6 @@ def _scaled(frame: np.ndarray, width: int | None) -> np.ndarray:
     if width is None or width == w:
         return frame
     smaller = width < w
-    return cv2.resize(frame, (width, round(h * width / w)), interpolation=cv2.INTER_AREA if smaller else cv2.INTER_CUBIC)
+    return cv2.resize(
+        frame, (width, round(h * width / w)), interpolation=cv2.INTER_AREA if smaller else cv2.INTER_CUBIC
+    )

@@ -10,7 +10,9 @@ from drivesim.metrics.frechet import Statistics, distance, frechet_distance
 
 def draw(seed: int, n: int, d: int) -> torch.Tensor:
     g = torch.Generator().manual_seed(seed)
-    return torch.randn(n, d, generator=g, dtype=torch.float64) @ torch.randn(d, d, generator=g, dtype=torch.float64) + seed
+    return (
+        torch.randn(n, d, generator=g, dtype=torch.float64) @ torch.randn(d, d, generator=g, dtype=torch.float64) + seed
+    )
 
 
 def plain(x: np.ndarray, y: np.ndarray) -> float:
@@ -49,7 +51,10 @@ def test_fewer_samples_than_dimensions_equals_the_nuclear_norm(n, m, d):
 def test_a_turn_changes_nothing():
     x, y = draw(6, 100, 12), draw(7, 90, 12)
     turn = torch.linalg.qr(draw(8, 12, 12))[0]
-    before, after = distance(Statistics.of(x), Statistics.of(y)), distance(Statistics.of(x @ turn), Statistics.of(y @ turn))
+    before, after = (
+        distance(Statistics.of(x), Statistics.of(y)),
+        distance(Statistics.of(x @ turn), Statistics.of(y @ turn)),
+    )
     assert after == pytest.approx(before, rel=1e-10)
 
 

@@ -91,7 +91,9 @@ def test_controls_are_made_of_as_many_clips_as_were_generated():
 def test_the_floor_needs_two_halves():
     real = torch.randn(9, 3)
     assert fvd.floor(real[:3], torch.arange(3)) is None
-    assert fvd.floor(real, torch.arange(9)) == pytest.approx(distance(Statistics.of(real[:4]), Statistics.of(real[4:8])))
+    assert fvd.floor(real, torch.arange(9)) == pytest.approx(
+        distance(Statistics.of(real[:4]), Statistics.of(real[4:8]))
+    )
 
 
 def test_receipts_say_what_differs():

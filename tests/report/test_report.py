@@ -66,7 +66,8 @@ def test_thinning_keeps_the_mean():
 
 def test_a_page_is_self_contained_and_escaped(film, tmp_path):
     blocks = [
-        Words("5 < 6 <script>alert(1)</script>"), Video(film, "a film"), Picture(np.zeros((4, 4, 3), np.uint8), "dark", lossless=True),
+        Words("5 < 6 <script>alert(1)</script>"), Video(film, "a film"),
+        Picture(np.zeros((4, 4, 3), np.uint8), "dark", lossless=True),
         Curves(metrics(tmp_path / "metrics.csv")), Scores([SCORE]), Facts({"seconds": {"keyframes": 3}}),
     ]  # fmt: skip
     page = write(Page("A & B", "lead", [Section("All", blocks)]), tmp_path / "page.html").read_text()
@@ -85,12 +86,22 @@ def test_a_score_without_floor_and_controls_is_shown():
 def test_a_run_folder_becomes_a_page(film):
     folder = film.parent
     (folder / "scores.json").write_text(json.dumps([SCORE]))
-    (folder / "run.json").write_text(json.dumps({"status": "done", "argv": ["drivesim", "generate"], "weights": {"image": "a" * 64}}))
+    (folder / "run.json").write_text(
+        json.dumps({"status": "done", "argv": ["drivesim", "generate"], "weights": {"image": "a" * 64}})
+    )
     (folder / "plan.json").write_text(json.dumps({"plan": {"factor": 4}}))
     (folder / "stage").mkdir()
     metrics(folder / "stage" / "metrics.csv")
     page = job.run(folder).read_text()
-    for part in ("Scores", "Video", "Training", "How it was made", "every 4th is a key-frame", "drivesim generate", "stage"):
+    for part in (
+        "Scores",
+        "Video",
+        "Training",
+        "How it was made",
+        "every 4th is a key-frame",
+        "drivesim generate",
+        "stage",
+    ):
         assert part in page
     assert "a" * 17 not in page
 
