@@ -207,15 +207,15 @@ def stretches(sequence: Sequence, frames: int) -> list[Stretch]:
 class Latents(Dataset[Item]):
     """Map from global sample number to item."""
 
-    def __init__(self, cache: LatentCache, held: list[Stretch], frames: int, order: Order | None):
+    def __init__(self, cache: LatentCache, held: list[Stretch], frames: int, order: Order):
         self.cache, self.held, self.frames, self.order = cache, held, frames, order
 
     def __len__(self) -> int:
         return len(self.held)
 
     def __getitem__(self, sample: int) -> Item:
-        window = self.held[sample if self.order is None else self.order.window(sample)]
-        late = 0 if self.order is None else int(self.order.uniform(sample) * (window.slack + 1))
+        window = self.held[self.order.window(sample)]
+        late = int(self.order.uniform(sample) * (window.slack + 1))
         moments = torch.from_numpy(self.cache.read(window.sequence, window.first + late, self.frames))
         return {"moments": moments, **labels(window.sequence.night, window.sequence.cars, sample)}
 
@@ -243,7 +243,6 @@ class LatentData(Ordered):
         self.cache, self.frames, self.seed = LatentCache.open(cache, autoencoder), frames, seed
         self.digest = self.cache.fingerprint
         self._train = [w for s in self.cache.split("train") for w in stretches(s, frames)]
-        self._val = [w for s in self.cache.split("val") for w in stretches(s, frames)]
         self.left_out = {"shorter than a window": sum(s.frames < frames for s in self.cache.sequences)}
         if not self._train:
             longest = max((s.frames for s in self.cache.split("train")), default=0)
@@ -255,6 +254,3 @@ class LatentData(Ordered):
 
     def training(self) -> Latents:
         return Latents(self.cache, self._train, self.frames, Order(self.seed, len(self._train)))
-
-    def validation(self) -> Latents:
-        return Latents(self.cache, self._val, self.frames, None)

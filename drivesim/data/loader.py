@@ -52,9 +52,7 @@ def windows(entry: Entry, frames: int, fps: Fraction) -> list[Window]:
 class Clips(Dataset[Item]):
     """Map from global sample number to item; short clips are decoded once and kept, up to ``keep`` bytes."""
 
-    def __init__(
-        self, held: list[Window], frames: int, fps: Fraction, size: video.Size, order: Order | None, keep: int
-    ):
+    def __init__(self, held: list[Window], frames: int, fps: Fraction, size: video.Size, order: Order, keep: int):
         self.held, self.frames, self.fps, self.size, self.order = held, frames, fps, size, order
         self._keep = _that_fit([window.entry for window in held], size, keep)
         self._kept: dict[str, video.Recording] = {}
@@ -63,11 +61,9 @@ class Clips(Dataset[Item]):
         return len(self.held)
 
     def __getitem__(self, sample: int) -> Item:
-        window = self.held[sample if self.order is None else self.order.window(sample)]
-        start = window.first
-        if self.order is not None:
-            step = math.floor(self.order.uniform(sample) * START_STEPS)
-            start += window.slack * Fraction(step, START_STEPS)
+        window = self.held[self.order.window(sample)]
+        step = math.floor(self.order.uniform(sample) * START_STEPS)
+        start = window.first + window.slack * Fraction(step, START_STEPS)
         return {
             "video": to_model(self._read(window.entry, start)),
             **labels(window.entry.night, window.entry.cars, sample),
@@ -103,7 +99,7 @@ def _that_fit(entries: list[Entry], size: video.Size, budget: int) -> frozenset[
 
 
 class Ordered(lightning.LightningDataModule):
-    """Training and validation loaders over two datasets, the first endless and cut to the steps asked for."""
+    """A training loader over an endless dataset, cut to the steps asked for."""
 
     def __init__(self, batch: int, steps: int, start_step: int, workers: int):
         super().__init__()
@@ -112,18 +108,11 @@ class Ordered(lightning.LightningDataModule):
     def training(self) -> Dataset[Item]:
         raise NotImplementedError
 
-    def validation(self) -> Dataset[Item]:
-        raise NotImplementedError
-
     def train_dataloader(self) -> DataLoader[Item]:
         trainer = self.trainer
         rank, world = (trainer.global_rank, trainer.world_size) if trainer is not None else (0, 1)
         batches = Batches(self.batch, self.start_step, self.steps, rank, world)
         return DataLoader(self.training(), batch_sampler=batches, **self._settings())
-
-    def val_dataloader(self) -> DataLoader[Item]:
-        """The windows of the held-back drives in order, each from its own start; empty where no drive is held back."""
-        return DataLoader(self.validation(), batch_size=self.batch, **self._settings())
 
     def _settings(self) -> dict[str, Any]:
         own = torch.Generator().manual_seed(0)  # else every new iterator takes a number from torch's global state
@@ -168,7 +157,6 @@ class ClipData(Ordered):
         self.keep, self.digest = keep // max(1, workers), opened.digest
         self.left_out: Counter[str] = Counter()
         self._train = self._windows(opened.split("train"))
-        self._val = self._windows(opened.split("val"))
         if not self._train:
             raise Mistake(
                 f"no clip gives {frames} frames at {fps} fps ({_told(self.left_out)})",
@@ -191,9 +179,6 @@ class ClipData(Ordered):
     def training(self) -> Clips:
         order = Order(self.seed, len(self._train))
         return Clips(self._train, self.frames, self.fps, self.size, order, self.keep)
-
-    def validation(self) -> Clips:
-        return Clips(self._val, self.frames, self.fps, self.size, None, 0)
 
 
 def _told(left_out: Counter[str]) -> str:

@@ -36,8 +36,8 @@ class Batches(Sampler[list[int]]):
     """Batches of global sample numbers for the steps ``[start, stop)``.
 
     Step ``s`` of ``world`` processes holds the samples from ``s * world * batch`` on, of which process ``rank`` takes
-    its
-    ``batch``; so a training on more processes sees the samples of one with a larger batch.
+    its ``batch``; so a training on more processes sees the samples of one with a larger batch. ``len`` counts the steps
+    before ``start`` as well: Lightning counts those of a run that it resumes.
     """
 
     def __init__(self, batch: int, start: int, stop: int, rank: int = 0, world: int = 1):
@@ -49,4 +49,4 @@ class Batches(Sampler[list[int]]):
             yield list(range(first, first + self.batch))
 
     def __len__(self) -> int:
-        return max(0, self.stop - self.start)
+        return self.stop

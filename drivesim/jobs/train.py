@@ -3,6 +3,7 @@
 The parents' files are put beside the new ones, so that RUN/weights is complete for the next stage and for generating.
 """
 
+import math
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -156,23 +157,22 @@ def _autoencoder(settings: AutoencoderRun, begin: int) -> Built:
     loop = settings.loop
     perceptual = builtin.perceptual if settings.loss.perceptual else None
     stage = AutoencoderStage(settings.model, settings.loss, loop, perceptual)
-    data = ClipData(
-        index, frames=1, fps=Fraction(settings.fps), size=settings.size, batch=loop.batch, steps=loop.steps,
-        start_step=begin, seed=loop.seed, workers=loop.workers,
-    )  # fmt: skip
+
+    def clips(start: int, steps: int) -> ClipData:
+        return ClipData(
+            index, frames=1, fps=Fraction(settings.fps), size=settings.size, batch=loop.batch, steps=steps,
+            start_step=start, seed=loop.seed, workers=loop.workers,
+        )  # fmt: skip
+
+    data = clips(begin, loop.steps)
 
     def finish() -> tuple[torch.nn.Module, weights.Header]:
-        data.setup("fit")
-        frames, wanted = [], settings.statistics
-        for batch in data.train_dataloader():
-            frames.append(batch["video"].flatten(0, 1))
-            wanted -= len(frames[-1])
-            if wanted <= 0:
-                break
+        loader = clips(0, math.ceil(settings.statistics / loop.batch)).train_dataloader()  # however training ended
+        frames = torch.cat([batch["video"].flatten(0, 1) for batch in loader])
         model = stage.model.cpu().eval()
         latent = {
             "f": settings.model.f, "channels": settings.model.latent, "regularizer": "kl",
-            **latent_statistics(model, torch.cat(frames)),
+            **latent_statistics(model, frames),
         }  # fmt: skip
         header = weights.Header(
             "autoencoder", config.plain(settings.model), size=settings.size, latent=latent, fps=settings.fps

@@ -1,23 +1,38 @@
 """What all stages share: the budget, the learning rate, EMA, checkpoints, progress, and the one call that trains.
 
 A run ends after ``steps`` or, where ``minutes`` is given, when the time is up, whichever is first; the cosine follows
-whichever is further along. With ``steps`` alone the result is a function of the configuration; ``minutes`` is for demos.
+whichever is further along. With ``steps`` alone the result is a function of the
+configuration; ``minutes`` is for demos.
 """
 
+import logging
 import math
 import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Callback, ModelCheckpoint, WeightAveraging
-from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
-from rich.console import Console
+from pytorch_lightning.callbacks import Callback, WeightAveraging
+from pytorch_lightning.loggers import TensorBoardLogger
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from drivesim.errors import Mistake
+from drivesim.errors import Interrupted, Mistake
+from drivesim.training.callbacks import Checkpoints, Count, Curves, Progress
+from drivesim.training.pictures import Pictures
+
+NOISE = (
+    ".*does not have many workers.*",
+    ".*GPU available but not used.*",
+    "The number of training batches",
+    "Checkpoint directory .* exists and is not empty",
+    ".*LeafSpec.*",
+    "You're resuming from a checkpoint that ended before the epoch ended",  # our order is a function of the step
+)
 
 
 @dataclass(frozen=True)
@@ -83,11 +98,6 @@ class Stage(pl.LightningModule):
             for group in optimizer.param_groups:
                 group["lr"] = self.rate() * group.get("scale", 1.0)
 
-    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        self.steps_done += 1
-        if self.progress >= 1.0:
-            self.trainer.should_stop = True
-
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["drivesim"] = {"steps_done": self.steps_done, "minutes": self.minutes_spent}
 
@@ -98,7 +108,6 @@ class Stage(pl.LightningModule):
     def optimiser(self, parameters: Any) -> torch.optim.Optimizer:
         return torch.optim.AdamW(parameters, lr=self.loop.lr, weight_decay=self.loop.weight_decay, fused=True)
 
-
     def configure_gradient_clipping(
         self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
     ) -> None:
@@ -107,72 +116,60 @@ class Stage(pl.LightningModule):
         torch.nn.utils.clip_grad_norm_(held, self.loop.clip)
 
 
-class Progress(Callback):
-    """One line every few seconds: stage, step, loss, rate, time left; in place on a terminal."""
-
-    def __init__(self, name: str, every: float = 10.0):
-        self.name, self.every, self.console = name, every, Console(stderr=True)
-        self.last = 0.0
-
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        assert isinstance(pl_module, Stage)
-        self.begun, self.first, self.last = time.monotonic(), pl_module.steps_done, time.monotonic()
-
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        assert isinstance(pl_module, Stage)
-        now = time.monotonic()
-        done = pl_module.progress >= 1.0
-        if now - self.last < (0.5 if self.console.is_terminal else self.every) and not done:
-            return
-        self.last, spent = now, now - self.begun
-        left = pl_module.minutes_spent * 60 * (1 / max(pl_module.progress, 1e-6) - 1)
-        loss = trainer.callback_metrics.get("loss", torch.tensor(float("nan")))
-        line = (
-            f"{self.name}: step {pl_module.steps_done}, loss {float(loss):.4f}, "
-            f"{(pl_module.steps_done - self.first) / max(spent, 1e-6):.1f} steps/s, {max(left, 0):.0f} s left"
-        )
-        self.console.print(line, end="\r" if self.console.is_terminal and not done else "\n", highlight=False)
-
-
 def train(stage: Stage, data: pl.LightningDataModule, name: str, out: Path, device: str, resume: bool) -> None:
     """Fits ``stage``; afterwards it holds the averaged weights.
 
     Writes ``checkpoints/step-*.ckpt``, ``metrics.csv``, TensorBoard's events and ``samples/`` under ``out``.
+
+    Raises:
+        Mistake: nothing to resume from.
+        Interrupted: Ctrl-C; ``resume`` goes on from the last checkpoint.
     """
     loop = stage.loop
-    callbacks: list[Callback] = [Progress(name), checkpoints(out, loop)]
+    checkpoints = out / "checkpoints"
+    callbacks: list[Callback] = [Count(), Progress(name), Curves(out / "metrics.csv")]
     if loop.ema:
         callbacks.append(WeightAveraging(multi_avg_fn=get_ema_multi_avg_fn(loop.ema)))
     if hasattr(stage, "pictures"):
-        from drivesim.training.pictures import Pictures
-
         callbacks.append(Pictures(out / "samples", loop.sample_every))
-    trainer = pl.Trainer(
-        max_epochs=1,
-        accelerator="cpu" if device == "cpu" else "gpu",
-        devices=1,
-        precision=loop.precision,  # type: ignore[arg-type]  # a Literal there, a word of the user's here
-        logger=[CSVLogger(out, name="", version="", flush_logs_every_n_steps=50), TensorBoardLogger(out, name="", version="events")],
-        log_every_n_steps=10,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        callbacks=callbacks,
-        use_distributed_sampler=False,  # the order of samples is ours: a function of (seed, epoch, step)
-    )
-    trainer.fit(stage, datamodule=data, ckpt_path=str(latest(out)) if resume else None)
+    with _quiet():
+        trainer = pl.Trainer(
+            max_epochs=1,
+            accelerator="cpu" if device == "cpu" else "gpu",
+            devices=1,
+            precision=loop.precision,  # type: ignore[arg-type]  # a Literal there, a word of the user's here
+            logger=TensorBoardLogger(out, name="", version="events"),
+            log_every_n_steps=10,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            enable_checkpointing=True,
+            callbacks=[*callbacks, Checkpoints(checkpoints, loop.checkpoint_every)],
+            use_distributed_sampler=False,  # the order of samples is ours: a function of (seed, epoch, step)
+        )
+        try:
+            trainer.fit(stage, datamodule=data, ckpt_path=str(latest(out)) if resume else None)
+        except SystemExit:  # Lightning's answer to Ctrl-C
+            mend = (
+                "the same command with --resume goes on" if any(checkpoints.glob("step-*.ckpt")) else "nothing is kept"
+            )
+            raise Interrupted(f"{out}: stopped at step {stage.steps_done}; {mend}") from None
 
 
-def checkpoints(out: Path, loop: LoopConfig) -> ModelCheckpoint:
-    return ModelCheckpoint(
-        dirpath=out / "checkpoints",
-        filename="step-{step:08d}",
-        auto_insert_metric_name=False,
-        every_n_train_steps=loop.checkpoint_every or loop.steps,
-        save_top_k=-1,
-        enable_version_counter=False,
-    )
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without Lightning's lines on devices, its tips, and warnings that no user of ours can act on."""
+    loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning_fabric")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        for message in NOISE:
+            warnings.filterwarnings("ignore", message=message)
+        for logger in loggers:
+            logger.setLevel(logging.WARNING)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
 
 
 def latest(out: Path) -> Path:
