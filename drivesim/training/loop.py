@@ -1,8 +1,8 @@
 """What all stages share: the budget, the learning rate, EMA, checkpoints, progress, and the one call that trains.
 
 A run ends after ``steps`` or, where ``minutes`` is given, when the time is up, whichever is first; the cosine follows
-whichever is further along. With ``steps`` alone the result is a function of the
-configuration; ``minutes`` is for demos.
+whichever is further along. With ``steps`` alone the result is a function of the configuration; ``minutes`` is for
+demos.
 """
 
 import logging
