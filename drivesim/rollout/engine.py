@@ -166,7 +166,7 @@ def _run(rollout: Rollout, out: Path, record: Record, title: str) -> None:
                 journal.commit(segment)
                 progress.update(task, completed=plan.segment(segment.window)[1])
     if not video_file.exists():
-        video.remux([journal.segment_file(n) for n in range(plan.count)], video_file)
+        video.remux([journal.segment_file(n) for n in range(plan.count)], video_file, stages.MARK)
 
 
 def _settle(rollout: Rollout, out: Path) -> None:

@@ -112,6 +112,17 @@ def test_joined_segments_have_exact_time_stamps(tmp_path: Path, fps: Fraction) -
     assert not list(tmp_path.glob(".*"))
 
 
+def test_a_comment_is_read_back(tmp_path: Path) -> None:
+    segments = [tmp_path / "0.mp4", tmp_path / "1.mp4"]
+    for segment in segments:
+        with video.Writer(segment, SIZE, Fraction(10), comment="synthetic: é") as writer:
+            writer.write(np.stack([picture(n) for n in range(3)]))
+    assert video.probe(segments[0]).comment == "synthetic: é"
+    video.remux(segments, tmp_path / "plain.mp4")
+    video.remux(segments, tmp_path / "whole.mp4", comment="synthetic: whole")
+    assert [video.probe(tmp_path / name).comment for name in ("plain.mp4", "whole.mp4")] == ["", "synthetic: whole"]
+
+
 def test_segments_that_differ_are_refused(tmp_path: Path) -> None:
     one, other = write(tmp_path / "1.mp4", 4, Fraction(30)), write(tmp_path / "2.mp4", 4, Fraction(25))
     with pytest.raises(Mistake, match="cannot be joined"):
