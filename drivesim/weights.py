@@ -103,8 +103,9 @@ def header(file: str | Path, stage: str | Iterable[str] | None = None) -> Header
     if "drivesim" not in metadata:
         raise Mistake("safetensors without a drivesim header", where=file, mend="weights of drivesim are expected here")
     try:
-        found = Header(**json.loads(metadata["drivesim"]))
-    except (TypeError, ValueError) as problem:
+        values = json.loads(metadata["drivesim"])
+        found = Header(**{**values, "size": tuple(values.get("size", (0, 0)))})
+    except (TypeError, ValueError, AttributeError) as problem:
         raise Mistake(f"its drivesim header cannot be read ({problem})", where=file) from None
     if found.format != FORMAT:
         raise Mistake(f"its format is {found.format}, this version reads {FORMAT}", where=file)
