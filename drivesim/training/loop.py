@@ -26,6 +26,7 @@ from drivesim.training.callbacks import Checkpoints, Count, Curves, Progress
 from drivesim.training.pictures import Pictures
 
 NOISE = (
+    "Found .* module.* in eval mode",  # the frozen image model
     ".*does not have many workers.*",
     ".*GPU available but not used.*",
     "The number of training batches",
