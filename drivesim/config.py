@@ -74,8 +74,9 @@ def build(cls: type[T], values: dict[str, Any], where: object = "configuration")
 
 
 def plain(config: Any) -> dict[str, Any]:
-    """A dataclass as plain values that YAML and JSON can carry."""
-    return json.loads(json.dumps(dataclasses.asdict(config), default=str))
+    """A dataclass (or a mapping) as plain values that YAML and JSON can carry."""
+    values = dataclasses.asdict(config) if dataclasses.is_dataclass(config) else config
+    return json.loads(json.dumps(values, default=str))
 
 
 def to_yaml(config: Any) -> str:
@@ -84,8 +85,7 @@ def to_yaml(config: Any) -> str:
 
 def digest(config: Any) -> str:
     """Twelve hexadecimal digits that change when any value does."""
-    values = plain(config) if dataclasses.is_dataclass(config) else config
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
+    return hashlib.sha256(json.dumps(plain(config), sort_keys=True).encode()).hexdigest()[:12]
 
 
 def _parse(text: str, override: str) -> Any:

@@ -121,11 +121,11 @@ def gradient_loss(x: Tensor, y: Tensor) -> Tensor:
 
 @torch.no_grad()
 def latent_statistics(model: Autoencoder, frames: Tensor) -> dict[str, Any]:
-    """Mean and deviation of each latent channel over ``frames`` n 3 H W, for whitening; and how well they come back."""
-    mean, deviation = split_moments(model.encode(frames))
+    """Mean and deviation of each channel of the posterior's means over ``frames`` n 3 H W; and the PSNR."""
+    mean, _ = split_moments(model.encode(frames))
     y = model.decode(mean).clamp(-1, 1)
     return {
         "mean": mean.mean(dim=(0, 2, 3)).tolist(),
-        "std": (mean.var(dim=(0, 2, 3)) + deviation.square().mean(dim=(0, 2, 3))).sqrt().tolist(),
+        "std": mean.std(dim=(0, 2, 3)).tolist(),
         "psnr": float(-10 * torch.log10(F.mse_loss(y, frames) / 4)),
     }
