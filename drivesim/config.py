@@ -75,7 +75,8 @@ def build(cls: type[T], values: dict[str, Any], where: object = "configuration")
 
 def plain(config: Any) -> dict[str, Any]:
     """A dataclass (or a mapping) as plain values that YAML and JSON can carry."""
-    values = dataclasses.asdict(config) if dataclasses.is_dataclass(config) else config
+    is_one = dataclasses.is_dataclass(config) and not isinstance(config, type)
+    values = dataclasses.asdict(config) if is_one else config
     return json.loads(json.dumps(values, default=str))
 
 

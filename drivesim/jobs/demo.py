@@ -47,40 +47,40 @@ def run(out: Path, seed: int = 0, device: str = "cpu", budget: Budget | None = N
     if out.exists() and any(out.iterdir()):
         raise Mistake("this folder is not empty", where=out, mend="remove it, or name another --out")
     say, begun = Console(highlight=False).print, time.monotonic()
-    with recorded(out, device, what="demo", seed=seed) as noted:
+    with recorded(out, device, "demo", seed=seed) as noted:
 
         def step(name: str, words: str) -> None:
             say(f"[bold]{time.monotonic() - begun:4.0f} s[/]  {words}")
             noted.facts["at"] = name
 
         step("world", "the world: footage to train on, and other drives held back")
-        with noted.timed("world"):
+        with noted.timing("world"):
             index.run(CONFIGS / "world.yaml", out / "world", seed=seed)
             index.run(CONFIGS / "held.yaml", out / "held", seed=seed)
         step("autoencoder", "train autoencoder: frames to latents")
-        with noted.timed("autoencoder"):
+        with noted.timing("autoencoder"):
             _train("autoencoder", out, seed, device, budget.autoencoder, f"index={out / 'world'}")
         step("encode", "encode: every frame once")
-        with noted.timed("encode"):
+        with noted.timing("encode"):
             encode.run(
                 out / "world", _weights(out, "autoencoder"), out / "cache", KEYFRAME_FPS, SIZE, device, precision="bf16"
             )
         step("image", "train image: single frames, by day and night")
-        with noted.timed("image"):
+        with noted.timing("image"):
             parent = f"autoencoder={_weights(out, 'autoencoder')}"
             _train("image", out, seed, device, budget.image, f"cache={out / 'cache'}", parent)
         step("keyframes", "train keyframes: temporal layers, the image model frozen")
-        with noted.timed("keyframes"):
+        with noted.timing("keyframes"):
             parent = f"image={_weights(out, 'image')}"
             _train("keyframes", out, seed, device, budget.keyframes, f"cache={out / 'cache'}", parent)
         step("generate", "generate: two minutes from each of three openings that were held back")
-        with noted.timed("generate"):
+        with noted.timing("generate"):
             _scenarios(Index.open(out / "held").entries, out / "scenarios", seed)
             generate.run(
                 out / "scenarios", out / "keyframes" / "weights", out / "drives", device=device, settings=SETTINGS
             )
         step("evaluate", "evaluate: against the drives that were held back, at the key-frame rate")
-        with noted.timed("evaluate"):
+        with noted.timing("evaluate"):
             evaluate.run(out / "held", out / "drives", out=out, device=device)
     page = report.run(out)
     seconds = json.loads((out / "run.json").read_text())["seconds"]

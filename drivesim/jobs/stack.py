@@ -18,22 +18,6 @@ from drivesim.rollout.stages import Stack
 from drivesim.scene import Labels
 
 
-def device_of(name: str) -> torch.device:
-    """``cpu``, ``cuda``, ``cuda:1``, or ``auto``.
-
-    Raises:
-        Mistake: a device that is not there.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise Mistake("no CUDA device is visible to torch", where=f"--device {name}", mend="use --device cpu")
-    try:
-        return torch.device(name)
-    except RuntimeError:
-        raise Mistake("no such device", where=f"--device {name}", mend="use cpu, cuda or auto") from None
-
-
 def load_image(file: Path) -> tuple[ImageModel, weights.Header]:
     tensors, header = weights.load(file, "image")
     model = ImageModel(unet_config(header.config))
@@ -65,7 +49,7 @@ def load(folder: Path, device: str = "cpu", precision: str = "bf16") -> Stack:
     Raises:
         Mistake: a missing file, weights of another stage, or a parent other than the one trained on.
     """
-    on = device_of(device)
+    on = torch.device(device)
     files = {stage: folder / f"{stage}.safetensors" for stage in ("autoencoder", "image", "keyframes")}
     if not folder.is_dir():
         raise Mistake("no such folder of weights", where=folder, mend="'drivesim train' writes RUN/weights")

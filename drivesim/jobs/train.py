@@ -42,7 +42,7 @@ class AutoencoderRun:
 
     index: str = ""
     size: tuple[int, int] = (512, 1024)
-    fps: str = "1"
+    fps: str | int | float = "1"
     statistics: int = 256
     model: AutoencoderConfig = field(default_factory=AutoencoderConfig)
     loss: AutoencoderLoss = field(default_factory=AutoencoderLoss)
@@ -103,7 +103,6 @@ def run(
     if print_config:
         print(config.to_yaml(settings), end="")
         return out
-    stack.device_of(device)
     if (out / "run.json").exists() and not resume:
         raise Mistake("holds a run already", where=out, mend="--resume goes on with it; or choose another --out")
     begin = steps_in(latest(out)) if resume else 0
@@ -118,8 +117,8 @@ def run(
     out.mkdir(parents=True, exist_ok=True)
     (out / "config.yaml").write_text(config.to_yaml(settings))
     target = out / "weights" / f"{stage}.safetensors"
-    with recorded(out, device, stage=stage, config=config.digest(settings)) as noted:
-        with noted.timed(stage):
+    with recorded(out, device, "train", stage=stage, config=config.digest(settings)) as noted:
+        with noted.timing(stage):
             train(built.stage, built.data, stage, out, device, resume)
         for parent in built.parents:
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -160,7 +159,7 @@ def _autoencoder(settings: AutoencoderRun, begin: int) -> Built:
 
     def clips(start: int, steps: int) -> ClipData:
         return ClipData(
-            index, frames=1, fps=Fraction(settings.fps), size=settings.size, batch=loop.batch, steps=steps,
+            index, frames=1, fps=Fraction(str(settings.fps)), size=settings.size, batch=loop.batch, steps=steps,
             start_step=start, seed=loop.seed, workers=loop.workers,
         )  # fmt: skip
 
@@ -175,7 +174,7 @@ def _autoencoder(settings: AutoencoderRun, begin: int) -> Built:
             **latent_statistics(model, frames),
         }  # fmt: skip
         header = weights.Header(
-            "autoencoder", config.plain(settings.model), size=settings.size, latent=latent, fps=settings.fps
+            "autoencoder", config.plain(settings.model), size=settings.size, latent=latent, fps=str(settings.fps)
         )
         return model, header
 

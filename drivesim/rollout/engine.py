@@ -133,6 +133,7 @@ def roll(
 def _facts(rollout: Rollout, argv: list[str]) -> dict[str, Any]:
     plan, filled = rollout.plan, {"blend": "blended", "repeat": "repeated"}[rollout.config.fill]
     return {
+        "job": "generate",
         "argv": argv,
         "config": config.digest(rollout.config),
         "plan": rollout.description["hash"],

@@ -1,9 +1,10 @@
-"""run.json of a rollout: what was run, on what, how it ended, and where the time went."""
+"""run.json: what was run, on what, how it ended, and where the time went."""
 
 import json
 import resource
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -29,7 +30,6 @@ class Record:
         self.resumed_at: list[int] = before.get("resumed_at", [])
         self.facts = {
             "schema": "drivesim.run/1",
-            "job": "generate",
             "version": __version__,
             "device": str(device),
             "threads": torch.get_num_threads(),
@@ -41,7 +41,16 @@ class Record:
         seconds = {stage: round(value, 3) for stage, value in self.seconds.items()}
         late = {"seconds": seconds, "peak_bytes": _peak_bytes(self.device), "resumed_at": self.resumed_at}
         content = {**self.facts, "status": status, **late}
-        write_atomic(self.file, json.dumps(content, indent=1).encode())
+        write_atomic(self.file, json.dumps(content, indent=1, default=str).encode())
+
+    @contextmanager
+    def timing(self, stage: str) -> Iterator[None]:
+        """Adds the time that its block takes to ``stage``."""
+        begin = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - begin
 
     def timed(self, stage: str, chunks: Iterable[T]) -> Iterator[T]:
         """``chunks``; the time to make each is added to ``stage``, less what timed stages below it took of that."""

@@ -180,8 +180,7 @@ def test_latent_statistics_whiten() -> None:
     assert isinstance(made, AutoencoderStage)
     frames = torch.randn(16, 3, 16, 32).tanh()
     found = latent_statistics(made.model, frames)
-    mean, log_variance = made.model.encode(frames).chunk(2, dim=1)
-    drawn = mean + torch.exp(0.5 * log_variance) * torch.randn(mean.shape)
-    whitened = (drawn - torch.tensor(found["mean"])[:, None, None]) / torch.tensor(found["std"])[:, None, None]
-    torch.testing.assert_close(whitened.mean(dim=(0, 2, 3)), torch.zeros(4), atol=0.1, rtol=0)
-    torch.testing.assert_close(whitened.std(dim=(0, 2, 3)), torch.ones(4), atol=0.1, rtol=0)
+    mean, _ = made.model.encode(frames).chunk(2, dim=1)
+    whitened = (mean - torch.tensor(found["mean"])[:, None, None]) / torch.tensor(found["std"])[:, None, None]
+    torch.testing.assert_close(whitened.mean(dim=(0, 2, 3)), torch.zeros(4), atol=1e-4, rtol=0)
+    torch.testing.assert_close(whitened.std(dim=(0, 2, 3)), torch.ones(4), atol=1e-4, rtol=0)
