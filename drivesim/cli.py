@@ -74,9 +74,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _dispatch([word for word in words if word != "--debug"])
     except (KeyboardInterrupt, Interrupted) as stop:
-        return _failed(
-            stop, EXIT_INTERRUPTED, f"interrupted; {str(stop) or 'the same command with --resume goes on'}", words
-        )
+        resumable = bool({"train", "generate"} & set(words[:1]))
+        mend = "the same command with --resume goes on" if resumable else "what was written so far is in --out"
+        return _failed(stop, EXIT_INTERRUPTED, f"interrupted; {str(stop) or mend}", words)
     except Mistake as mistake:
         return _failed(mistake, EXIT_MISTAKE, "\n".join(str(mistake).splitlines()[:3]), words)
     except Exception as defect:
@@ -383,7 +383,7 @@ COMMANDS = {
     "train": Command(
         "STAGE [CONFIG] [key.sub=value ...] [--out DIR] [--seed S] [--device D] [--resume] [--print-config]",
         "train one stage: autoencoder, image or keyframes",
-        "drivesim train autoencoder configs/tiny/autoencoder.yaml steps=500 --out runs/autoencoder",
+        "drivesim train autoencoder configs/tiny/autoencoder.yaml index=runs/world loop.lr=1e-3 --out runs/autoencoder",
         _train_options,
         _train,
     ),

@@ -30,7 +30,9 @@ def load(cls: type[T], file: str | Path | None, overrides: list[str] | tuple[str
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals:
-            raise Mistake(f"'{override}' is not key=value", mend="overrides are key.sub=value, for example steps=100")
+            raise Mistake(
+                f"'{override}' is not key=value", mend="overrides are key.sub=value, for example loop.steps=100"
+            )
         _set(values, key.split("."), _parse(text, override), override)
     return build(cls, values, where=file or "command line")
 

@@ -15,7 +15,7 @@ from drivesim.models.conditions import UNKNOWN, label_tensors
 from drivesim.models.temporal import TemporalLayers
 from drivesim.models.video import ImageModel, VideoUNet, interface, temporal_config, unet_config
 from drivesim.rollout.stages import Stack
-from drivesim.scene import Labels
+from drivesim.scene import KEYFRAME_FPS, Labels
 
 
 def load_image(file: Path) -> tuple[ImageModel, weights.Header]:
@@ -68,6 +68,10 @@ def load(folder: Path, device: str = "cpu", precision: str = "bf16") -> Stack:
     image, header = load_image(files["image"])
     temporal, own = load_temporal(files["keyframes"], image)
     image, temporal = image.to(on), temporal.to(on)
+    if own.fps != str(KEYFRAME_FPS):
+        raise Mistake(
+            f"trained at {own.fps} frames a second, key-frames are at {KEYFRAME_FPS}", where=files["keyframes"]
+        )
     latent = headers["autoencoder"].latent
     schedule = schedule_of(header, files["image"])
     f, (height, width) = latent["f"], own.size

@@ -26,6 +26,7 @@ from drivesim.models.autoencoder import Autoencoder, AutoencoderConfig
 from drivesim.models.temporal import TemporalConfig
 from drivesim.models.unet import UNetConfig
 from drivesim.models.video import ImageModel, interface
+from drivesim.scene import KEYFRAME_FPS
 from drivesim.training.autoencoder import AutoencoderLoss, AutoencoderStage, latent_statistics
 from drivesim.training.diffusion import ContextConfig, ImageStage, KeyframeStage, Latents
 from drivesim.training.loop import LoopConfig, Stage, latest, steps_in, train
@@ -47,6 +48,16 @@ class AutoencoderRun:
     model: AutoencoderConfig = field(default_factory=AutoencoderConfig)
     loss: AutoencoderLoss = field(default_factory=AutoencoderLoss)
     loop: LoopConfig = field(default_factory=LoopConfig)
+
+    def __post_init__(self) -> None:
+        try:
+            rate = Fraction(str(self.fps))
+        except (ValueError, ZeroDivisionError):
+            rate = Fraction(0)
+        if rate <= 0 or self.statistics < 1:
+            raise Mistake("needs fps > 0, such as 1 or 15/8, and statistics >= 1", where="autoencoder")
+        if min(self.size) < 1 or any(side % self.model.f for side in self.size):
+            raise Mistake(f"{self.size[0]}x{self.size[1]} does not divide by f = {self.model.f}", where="size")
 
 
 @dataclass(frozen=True)
@@ -103,9 +114,14 @@ def run(
     if print_config:
         print(config.to_yaml(settings), end="")
         return out
-    if (out / "run.json").exists() and not resume:
+    target = out / "weights" / f"{stage}.safetensors"
+    if not resume and (target.exists() or any((out / "checkpoints").glob("step-*.ckpt"))):
         raise Mistake("holds a run already", where=out, mend="--resume goes on with it; or choose another --out")
     begin = steps_in(latest(out)) if resume else 0
+    if resume:
+        _same_configuration(settings, out)
+        if begin >= settings.loop.steps and target.is_file():
+            return target  # nothing is left to train, and the weights are there
     build: dict[str, Callable[[Any, int], Built]] = {
         "autoencoder": _autoencoder,
         "image": _image,
@@ -113,10 +129,12 @@ def run(
     }
     with torch.random.fork_rng(devices=[]):  # initial weights alone; order and noise have keys of their own
         torch.manual_seed(settings.loop.seed)
-        built = build[stage](settings, begin)
+        try:
+            built = build[stage](settings, begin)
+        except ValueError as problem:  # torch's own word on widths and groups that do not fit
+            raise Mistake(str(problem), where=file or "train", mend="--print-config shows every value") from None
     out.mkdir(parents=True, exist_ok=True)
     (out / "config.yaml").write_text(config.to_yaml(settings))
-    target = out / "weights" / f"{stage}.safetensors"
     with recorded(out, device, "train", stage=stage, config=config.digest(settings)) as noted:
         with noted.timing(stage):
             train(built.stage, built.data, stage, out, device, resume)
@@ -225,9 +243,13 @@ def _keyframes(settings: KeyframesRun, begin: int) -> Built:
     image_file = _weights(settings.image, "image")
     autoencoder = image_file.parent / "autoencoder.safetensors"
     image, of_image = stack.load_image(image_file)
+    weights.header(autoencoder, "autoencoder")
     if weights.sha256(autoencoder) != of_image.parents.get("autoencoder"):
         raise Mistake("not the autoencoder that the image model was trained on", where=autoencoder)
     cache, data = _cached(settings.cache, autoencoder, settings.temporal.frames, settings.loop, begin)
+    if cache.fps != KEYFRAME_FPS:
+        what = f"holds latents at {cache.fps} frames a second, key-frames are at {KEYFRAME_FPS}"
+        raise Mistake(what, where=settings.cache, mend=f"encode with --fps {KEYFRAME_FPS}")
     schedule = config.build(ScheduleConfig, of_image.schedule, image_file)
     stage = KeyframeStage(
         image, _latents(autoencoder), settings.temporal, settings.context, schedule, settings.loss, settings.loop,
@@ -244,13 +266,25 @@ def _keyframes(settings: KeyframesRun, begin: int) -> Built:
             frames=settings.temporal.frames,
             fps=str(cache.fps),
             latent=of_image.latent,
-            schedule={**of_image.schedule},
+            schedule={**of_image.schedule, "shared": settings.loss.shared},
             labels=of_image.labels,
             alpha=settings.temporal.alpha,
         )
         return stage.temporal.cpu(), header
 
     return Built(stage, data, (autoencoder, image_file), cache.fingerprint, finish)
+
+
+def _same_configuration(settings: Any, out: Path) -> None:
+    """Refuses to go on with other settings; what changes no step may differ."""
+    free = ("steps", "minutes", "workers", "checkpoint_every", "sample_every")
+    now, before = config.plain(settings), config.read_yaml(out / "config.yaml")
+    for name in free:
+        now["loop"].pop(name), before.get("loop", {}).pop(name, None)
+    other = [key for key in now if now[key] != before.get(key)]
+    if other:
+        mend = "resume with the configuration in its config.yaml, or choose another --out"
+        raise Mistake(f"began with another {', '.join(other)}", where=out, mend=mend)
 
 
 def _given(value: str, key: str, command: str) -> Path:

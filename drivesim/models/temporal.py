@@ -53,6 +53,8 @@ class TemporalConfig:
     def __post_init__(self) -> None:
         if self.alpha not in ("frame", "scalar"):
             raise ValueError(f"alpha is 'frame' or 'scalar', not '{self.alpha}'")
+        if not 0.0 < self.alpha_start < 1.0 or min(self.frames, self.head_channels) < 1:
+            raise ValueError("needs 0 < alpha_start < 1, frames >= 1 and head_channels >= 1")
 
 
 class Mixer(nn.Module):

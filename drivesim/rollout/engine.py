@@ -19,6 +19,7 @@ from torch import Tensor
 from drivesim import __version__, config
 from drivesim.data import video
 from drivesim.errors import Interrupted, Mistake
+from drivesim.models.temporal import MAX_GIVEN
 from drivesim.rollout import stages
 from drivesim.rollout.journal import Journal, claimed
 from drivesim.rollout.plan import Plan, describe, factor_for, keyframes_for
@@ -74,6 +75,8 @@ def prepare(stack: Stack, scenario: Scenario, seed: int, settings: RolloutConfig
             where="overlap",
             mend=mend,
         )
+    if settings.overlap > MAX_GIVEN:
+        raise Mistake(f"{settings.overlap} given frames; the models learn from at most {MAX_GIVEN}", where="overlap")
     opening = scenario.opening
     if opening.given >= stack.frames:
         raise Mistake(

@@ -118,6 +118,7 @@ def check(scenario: Scenario, where: object = "scenario") -> Scenario:
         positive = scenario.rate > 0
     except (ValueError, ZeroDivisionError):
         positive = False
+    told = [each for each in (scenario.labels, opening.generate) if each is not None]
     for wrong, what in (
         (scenario.version != 1, f"version {scenario.version} is not known; this is version 1"),
         (opening.clip and opening.generate, "the opening is either a clip or generated, not both"),
@@ -126,6 +127,8 @@ def check(scenario: Scenario, where: object = "scenario") -> Scenario:
         (not 0 < scenario.seconds < 1e6, f"seconds is a length above 0, not {scenario.seconds}"),
         (not positive, f"fps is a number or a fraction above 0, not {scenario.fps!r}"),
         (not scenario.seeds, "seeds is empty"),
+        (any(seed < 0 for seed in scenario.seeds), "a seed is 0 or more"),
+        (any((each.cars or 0) < 0 for each in told), "cars is 0 or more, or null for unknown"),
         (len(set(scenario.seeds)) < len(scenario.seeds), "a seed is named twice"),
     ):
         if wrong:

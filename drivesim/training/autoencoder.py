@@ -1,5 +1,6 @@
 """Stage ``autoencoder`` [§3.1.1, Table 8]: L1, perceptual, KL and a patch discriminator, as in latent diffusion."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -122,10 +123,13 @@ def gradient_loss(x: Tensor, y: Tensor) -> Tensor:
 @torch.no_grad()
 def latent_statistics(model: Autoencoder, frames: Tensor) -> dict[str, Any]:
     """Mean and deviation of each channel of the posterior's means over ``frames`` n 3 H W; and the PSNR."""
-    mean, _ = split_moments(model.encode(frames))
-    y = model.decode(mean).clamp(-1, 1)
+    means, square = [], 0.0
+    for part in frames.split(8):  # all at once would take more memory than training did
+        means.append(split_moments(model.encode(part))[0])
+        square += float((model.decode(means[-1]).clamp(-1, 1) - part).square().sum())
+    mean = torch.cat(means)
     return {
         "mean": mean.mean(dim=(0, 2, 3)).tolist(),
         "std": mean.std(dim=(0, 2, 3)).tolist(),
-        "psnr": float(-10 * torch.log10(F.mse_loss(y, frames) / 4)),
+        "psnr": -10 * math.log10(square / frames.numel() / 4),
     }

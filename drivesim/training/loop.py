@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
@@ -44,7 +44,7 @@ class LoopConfig:
     lr: the peak; ``warmup`` steps up to it, then a cosine to zero.
     ema: decay of the averaged weights, which are the ones that are kept; 0 for none.
     clip: largest norm of the gradient.
-    precision: Lightning's: ``bf16-mixed``, ``32-true``.
+    precision: Lightning's.
     checkpoint_every, sample_every: steps between checkpoints, and between sample pictures; 0 for the end only.
     """
 
@@ -58,13 +58,15 @@ class LoopConfig:
     clip: float = 1.0
     seed: int = 0
     workers: int = 0
-    precision: str = "bf16-mixed"
+    precision: Literal["bf16-mixed", "16-mixed", "32-true"] = "bf16-mixed"
     checkpoint_every: int = 1000
     sample_every: int = 0
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.batch < 1 or not 0.0 <= self.ema < 1.0:
             raise Mistake("needs steps >= 1, batch >= 1 and 0 <= ema < 1", where="loop")
+        if self.lr <= 0 or (self.minutes is not None and self.minutes <= 0):
+            raise Mistake("needs lr > 0, and minutes > 0 or none", where="loop")
 
 
 class Stage(pl.LightningModule):
@@ -128,6 +130,11 @@ def train(stage: Stage, data: pl.LightningDataModule, name: str, out: Path, devi
     """
     loop = stage.loop
     checkpoints = out / "checkpoints"
+    if resume and steps_in(latest(out)) >= loop.steps:  # only the weight file is missing
+        content = torch.load(latest(out), map_location="cpu", weights_only=True)
+        stage.on_load_checkpoint(content)
+        stage.load_state_dict(content["state_dict"])  # the averaged ones: Lightning keeps the others beside them
+        return
     callbacks: list[Callback] = [Count(), Progress(name), Curves(out / "metrics.csv")]
     if loop.ema:
         callbacks.append(WeightAveraging(multi_avg_fn=get_ema_multi_avg_fn(loop.ema)))
@@ -137,8 +144,8 @@ def train(stage: Stage, data: pl.LightningDataModule, name: str, out: Path, devi
         trainer = pl.Trainer(
             max_epochs=1,
             accelerator="cpu" if device == "cpu" else "gpu",
-            devices=1,
-            precision=loop.precision,  # type: ignore[arg-type]  # a Literal there, a word of the user's here
+            devices=[torch.device(device).index or 0] if device != "cpu" else 1,
+            precision=loop.precision,
             logger=TensorBoardLogger(out, name="", version="events"),
             log_every_n_steps=10,
             enable_progress_bar=False,
@@ -187,5 +194,9 @@ def latest(out: Path) -> Path:
 
 def steps_in(checkpoint: Path) -> int:
     """How many steps a checkpoint has behind it, so that the loader can go on behind them."""
-    content = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    try:
+        content = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    except Exception:  # torch has a dozen kinds for a file that is not whole
+        mend = "remove it: --resume then takes the one before"
+        raise Mistake("not a whole checkpoint", where=checkpoint, mend=mend) from None
     return int(content["drivesim"]["steps_done"])

@@ -179,7 +179,7 @@ def test_mistakes_that_the_jobs_find(tmp_path: Path, capsys: pytest.CaptureFixtu
     [
         (Mistake("no", where="a.mp4", mend="do"), 2, "drivesim: a.mp4: no\n  do\n"),
         (Interrupted("window 3 is written"), 75, "drivesim: interrupted; window 3 is written\n"),
-        (KeyboardInterrupt(), 75, "--resume"),
+        (KeyboardInterrupt(), 75, "what was written so far is in --out"),
         (
             RuntimeError("a\nb"),
             1,

@@ -175,3 +175,47 @@ def test_wrong_settings(chain: Chain, tmp_path: Path) -> None:
         trained("keyframes", tmp_path, *more)
     with pytest.raises(Mistake, match="does not divide"):
         encode.run(chain.out / "world", chain.autoencoder, tmp_path / "cache", FPS, (30, 64))
+
+
+def test_resuming_what_is_finished_changes_nothing(chain: Chain, tmp_path: Path) -> None:
+    """Also where only the weight file is missing: the averaged weights come back from the last checkpoint."""
+    out = Path(shutil.copytree(chain.out / "image", tmp_path / "image"))
+    words = [*SETTINGS["image"], *LOOP, f"cache={chain.out / 'cache'}", f"autoencoder={chain.autoencoder}"]
+    file = out / "weights" / "image.safetensors"
+    before = weights.load(file)[0]
+    assert train.run("image", None, words, out, 0, resume=True) == file
+    file.unlink()
+    train.run("image", None, words, out, 0, resume=True)
+    after = weights.load(file)[0]
+    assert all((after[name] == tensor).all() for name, tensor in before.items())
+    with pytest.raises(Mistake, match="began with another label_drop, model"):
+        train.run("image", None, [*words, "model.blocks=2", "label_drop=0.5"], out, 0, resume=True)
+
+
+def test_what_does_not_fit_is_told_before_anything_is_written(chain: Chain, folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "new"
+    (folder / "autoencoder.safetensors").unlink()
+    keyframes = [*SETTINGS["keyframes"], *LOOP, f"image={folder / 'image.safetensors'}"]
+    with pytest.raises(Mistake, match="no such weight file"):
+        train.run("keyframes", None, [*keyframes, f"cache={chain.out / 'cache'}"], out)
+    encode.run(chain.out / "world", chain.autoencoder, tmp_path / "slow", Fraction(1), SIZE)
+    wrong = [*SETTINGS["keyframes"], *LOOP, f"image={chain.image}", f"cache={tmp_path / 'slow'}"]
+    with pytest.raises(Mistake, match="latents at 1 frames a second"):
+        train.run("keyframes", None, wrong, out)
+    first = [*SETTINGS["autoencoder"], *LOOP, f"index={chain.out / 'world'}"]
+    for more, said in (
+        (["size=[30,64]"], "does not divide"),
+        (["fps=abc"], "fps > 0"),
+        (["model.groups=7"], "divisible"),
+        (["loop.precision=half"], "precision"),
+        (["loop.minutes=0"], "minutes > 0"),
+    ):
+        with pytest.raises(Mistake, match=said):
+            train.run("autoencoder", None, [*first, *more], out)
+    assert not out.exists()
+
+
+def test_too_many_given_frames_are_refused(chain: Chain, tmp_path: Path) -> None:
+    with pytest.raises(Mistake, match="at most 2"):
+        generate.run(None, chain.keyframes.parent, tmp_path / "run", minutes=0.1, settings=["overlap=3"])
+    assert not (tmp_path / "run").exists()
