@@ -75,14 +75,14 @@ def run(out: Path, seed: int = 0, device: str = "cpu", budget: Budget | None = N
             _train("keyframes", out, seed, device, budget.keyframes, f"cache={out / 'cache'}", parent)
         step("generate", "generate: two minutes from each of three openings that were held back")
         with noted.timing("generate"):
-            _scenarios(Index.open(out / "held").entries, out / "scenarios", seed)
+            openings = _scenarios(Index.open(out / "held").entries, out / "scenarios", seed)
             generate.run(
                 out / "scenarios", out / "keyframes" / "weights", out / "drives", device=device, settings=SETTINGS
             )
         step("evaluate", "evaluate: against the drives that were held back, at the key-frame rate")
         with noted.timing("evaluate"):
             evaluate.run(out / "held", out / "drives", out=out, device=device)
-    page = report.run(out)
+    page = report.run(out, real=openings)
     seconds = json.loads((out / "run.json").read_text())["seconds"]
     say(", ".join(f"{name} {took:.0f} s" for name, took in seconds.items()))
     say(f"{time.monotonic() - begun:.0f} s in all. The report: {page}")
@@ -98,11 +98,12 @@ def _train(stage: str, out: Path, seed: int, device: str, minutes: float, *paren
     train.run(stage, CONFIGS / f"{stage}.yaml", overrides, out / stage, seed, device)
 
 
-def _scenarios(held: list[Entry], folder: Path, seed: int) -> None:
-    """Three files: the openings of two drives by day and one by night, each told its labels."""
+def _scenarios(held: list[Entry], folder: Path, seed: int) -> list[Path]:
+    """Three files: the openings of two drives by day and one by night, each told its labels; the clips."""
     folder.mkdir(parents=True)
     day, night = ([e for e in held if bool(e.night) == dark] for dark in (False, True))
-    for entry in (*day[:2], *night[:1]):
+    chosen = [*day[:2], *night[:1]]
+    for entry in chosen:
         scenario = {
             "version": 1,
             "opening": {"clip": str(entry.file.resolve()), "at": 2.0, "frames": 2},
@@ -113,3 +114,4 @@ def _scenarios(held: list[Entry], folder: Path, seed: int) -> None:
         }
         name = f"{'night' if entry.night else 'day'}-{entry.file.stem}.yaml"
         weights.write_atomic(folder / name, config.to_yaml(scenario).encode())
+    return [entry.file for entry in chosen]

@@ -1,6 +1,7 @@
 """``drivesim report``: all that a run folder holds, on one self-contained page."""
 
 import json
+from collections.abc import Sequence
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
@@ -23,8 +24,11 @@ SAMPLES = 8
 PICTURES = (".png", ".jpg", ".jpeg")
 
 
-def run(run_folder: Path) -> Path:
+def run(run_folder: Path, real: Sequence[Path] = ()) -> Path:
     """Writes ``report.html`` into ``run_folder`` from what is found in it and in its subfolders; returns the page.
+
+    Args:
+        real: clips to show beside what was generated.
 
     Raises:
         Mistake: no such folder, or nothing in it that could be shown.
@@ -32,7 +36,7 @@ def run(run_folder: Path) -> Path:
     folder = Path(run_folder)
     if not folder.is_dir():
         raise Mistake("no such run folder", where=folder, mend="'drivesim train', 'generate' and 'demo' make one")
-    sections = [*_videos(folder), *_scores(folder), *_training(folder)]
+    sections = [*_videos(folder), *_real(real), *_scores(folder), *_training(folder)]
     if not sections:
         raise Mistake(
             "holds no video, scores or training curves", where=folder, mend="a run folder of drivesim is expected"
@@ -114,6 +118,16 @@ def _videos(folder: Path) -> list[Section]:
         Section("Video" if len(files) == 1 else f"Video: {_where(file.parent, folder)}", video_blocks(file))
         for file in files
     ]
+
+
+def _real(files: Sequence[Path]) -> list[Section]:
+    """Real clips as a contact sheet each, for the eye to compare with."""
+    sheets: list[Block] = []
+    for file in files:
+        info = video.probe(file)
+        count = min(SHOWN // 2, video.frames_in(info.seconds, KEYFRAME_FPS))
+        sheets.append(_sheet(file, min(KEYFRAME_FPS, info.fps), count, f"{file.name}: real, never trained on."))
+    return [Section("Real footage, to compare with", sheets)] if sheets else []
 
 
 def _scores(folder: Path) -> list[Section]:

@@ -55,6 +55,7 @@ def test_it_ends_in_a_page_with_scored_drives(micro: Path) -> None:
     out = micro / "demo"
     page = demo.run(out, seed=3)
     assert page == out / "report.html" and b"data:video/mp4;base64," in page.read_bytes()
+    assert b"Real footage, to compare with" in page.read_bytes()
     films = sorted(out.glob("drives/*/video.mp4"))
     assert 1 <= len(films) <= 3
     info = video.probe(films[0])
