@@ -291,6 +291,7 @@ def _generate_options(parser: Parser) -> None:
     parser.add_argument("--size", type=size, metavar="HxW", help="height and width (default: that of the weights)")
     _fps(parser, "frame rate of the video")
     parser.add_argument("--resume", action="store_true", help="go on where an interrupted run in --out stopped")
+    parser.add_argument("--precision", choices=("32", "bf16"), default="bf16", help="of the networks (default bf16)")
     _out(parser, "runs/rollout")
     _device(parser)
 
@@ -311,6 +312,7 @@ def _generate(args: argparse.Namespace) -> None:
         device=_chosen(args.device),
         resume=args.resume,
         settings=settings,
+        precision=args.precision,
     )
 
 

@@ -30,6 +30,7 @@ def run(
     device: str = "cpu",
     resume: bool = False,
     settings: list[str] | None = None,
+    precision: str = "bf16",
 ) -> list[Path]:
     """Generates every scenario with every seed; returns the run folders.
 
@@ -40,6 +41,7 @@ def run(
         opening, minutes, seeds, size, fps: what is given of these replaces the scenario's.
         seeds: more than one make sub-folders ``seed-1``, ``seed-2``, ...
         settings: ``key.sub=value`` for ``RolloutConfig``.
+        precision: ``bf16`` or ``32``, of the networks; latents between stages are float32 either way.
 
     Raises:
         Mistake: anything of the above does not fit; nothing is written then.
@@ -51,7 +53,7 @@ def run(
         for name, each in _scenarios(scenario).items()
     }
     _check_free(out, found, resume)
-    stack = stacks.load(weights, device)
+    stack = stacks.load(weights, device, precision)
     planned: list[tuple[Path, Rollout]] = [
         (_folder(out, found, name, each, seed), prepare(stack, each, seed, rollout_config))
         for name, each in found.items()

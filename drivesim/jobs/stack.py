@@ -96,6 +96,7 @@ def load(folder: Path, device: str = "cpu", precision: str = "bf16") -> Stack:
         weights=hashes,
         device=on,
         shared=own.schedule.get("shared", 0.0),
+        precision=precision,
     )
 
 

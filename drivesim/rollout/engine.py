@@ -100,6 +100,7 @@ def prepare(stack: Stack, scenario: Scenario, seed: int, settings: RolloutConfig
         "settings": config.plain(settings),
         "weights": stack.weights,
         "size": stack.size,
+        "precision": stack.precision,
         "device": torch.device(stack.device).type,
         "version": __version__,
     }

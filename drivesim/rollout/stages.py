@@ -41,6 +41,7 @@ class Stack:
         size: ``(H, W)`` of a frame and ``latent_shape`` its ``(C, h, w)``.
         weights: SHA-256 of each weight file, by stage.
         shared: share of the noise that all frames of a window have in common, as in training.
+        precision: that the networks compute in, ``32`` or ``bf16``; it decides the bits.
     """
 
     image: Denoiser | None
@@ -57,6 +58,7 @@ class Stack:
     weights: dict[str, str]
     device: torch.device
     shared: float = 0.0
+    precision: str = "32"
 
     def whiten(self, latents: Tensor) -> Tensor:
         """Unscaled ``... C h w`` to zero mean and unit variance per channel."""

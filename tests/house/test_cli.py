@@ -77,6 +77,7 @@ def test_generate(calls: list) -> None:
         "device": "cpu",
         "resume": False,
         "settings": ["fill=hold"],
+        "precision": "bf16",
     }
 
 
@@ -105,7 +106,7 @@ def test_the_jobs_take_what_the_command_gives() -> None:
         inspect.signature(importlib.import_module(f"drivesim.jobs.{name}").run).bind(*range(count))
     generate = inspect.signature(importlib.import_module("drivesim.jobs.generate").run)
     assert set(generate.parameters) == set(
-        "scenario weights out opening minutes seeds size fps device resume settings".split()
+        "scenario weights out opening minutes seeds size fps device resume settings precision".split()
     )
 
 
