@@ -1,6 +1,7 @@
 """Windows of video for training, in an order that depends on the seed and the sample's number alone."""
 
 import math
+from abc import ABC, abstractmethod
 from collections import Counter
 from dataclasses import dataclass
 from fractions import Fraction
@@ -98,15 +99,16 @@ def _that_fit(entries: list[Entry], size: video.Size, budget: int) -> frozenset[
     return frozenset(chosen)
 
 
-class Ordered(lightning.LightningDataModule):
+class Ordered(lightning.LightningDataModule, ABC):
     """A training loader over an endless dataset, cut to the steps asked for."""
 
     def __init__(self, batch: int, steps: int, start_step: int, workers: int):
         super().__init__()
         self.batch, self.steps, self.start_step, self.workers = batch, steps, start_step, workers
 
+    @abstractmethod
     def training(self) -> Dataset[Item]:
-        raise NotImplementedError
+        """All samples, by their number."""
 
     def train_dataloader(self) -> DataLoader[Item]:
         trainer = self.trainer

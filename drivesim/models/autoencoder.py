@@ -4,6 +4,7 @@ Moments are ``n 2C h w``: mean and log-variance. Latents that leave are unscaled
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -46,9 +47,7 @@ class Level(nn.Module):
     def __init__(self, channels: int, out: int, blocks: int, config: AutoencoderConfig, down: bool, up: bool):
         super().__init__()
         widths = [channels] + [out] * blocks
-        self.resnets = nn.ModuleList(
-            Resnet(a, b, 0, config.groups, 1e-6) for a, b in zip(widths, widths[1:], strict=False)
-        )
+        self.resnets = nn.ModuleList(Resnet(a, b, 0, config.groups, 1e-6) for a, b in pairwise(widths))
         if down:
             self.downsamplers = nn.ModuleList([Downsample(out, padding=0)])
         if up:

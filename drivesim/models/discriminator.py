@@ -1,5 +1,7 @@
 """The patch discriminator of latent diffusion's first stage [§3.1.1] and its losses."""
 
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -15,7 +17,7 @@ class PatchDiscriminator(nn.Module):
         super().__init__()
         widths = [min(2**i, 8) * width for i in range(layers + 1)]
         steps: list[nn.Module] = [nn.Conv2d(3, width, 4, 2, 1), nn.LeakyReLU(0.2)]
-        for i, (a, b) in enumerate(zip(widths, widths[1:], strict=False)):
+        for i, (a, b) in enumerate(pairwise(widths)):
             stride = 2 if i < layers - 1 else 1
             steps += [nn.Conv2d(a, b, 4, stride, 1, bias=False), nn.GroupNorm(8, b), nn.LeakyReLU(0.2)]
         self.layers = nn.Sequential(*steps, nn.Conv2d(widths[-1], 1, 4, 1, 1))

@@ -99,7 +99,7 @@ class Stage(pl.LightningModule):
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         for optimizer in self.trainer.optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = self.rate() * group.get("scale", 1.0)
+                group["lr"] = self.rate()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["drivesim"] = {"steps_done": self.steps_done, "minutes": self.minutes_spent}

@@ -2,7 +2,7 @@
 end."""
 
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import cv2
 import numpy as np
@@ -10,15 +10,6 @@ import pytorch_lightning as pl
 from einops import rearrange
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import TensorBoardLogger
-
-
-class Picturing(Protocol):
-    """A stage that can show itself."""
-
-    steps_done: int
-
-    def pictures(self) -> np.ndarray:
-        """uint8 ``rows columns H W 3``."""
 
 
 class Pictures(Callback):
