@@ -19,11 +19,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from drivesim import weights
+from drivesim.data.frames import image_folder
 from drivesim.errors import Mistake
 from drivesim.scene import Boxes
 
 SCHEMA_VERSION = 1
 FILES, BOXES, QUARANTINE = "files.parquet", "boxes.parquet", "quarantine.jsonl"
+CHANGED = "has changed since it was indexed"
 FILES_SCHEMA = pa.schema(
     [
         pa.field("clip_id", pa.string(), nullable=False),
@@ -122,7 +124,24 @@ class Entry:
         if not self.file.exists():
             raise Mistake("is gone since it was indexed", where=self.file, mend="index the folder again")
         if size_of(self.file) != self.bytes:
-            raise Mistake("has changed since it was indexed", where=self.file, mend="index the folder again")
+            raise Mistake(CHANGED, where=self.file, mend="index the folder again")
+
+    def verify(self) -> None:
+        """``check``, and reads every byte: of bit rot, a decoder shows wrong pictures and may say nothing.
+
+        Raises:
+            Mistake: the file is gone, or not what it was when it was indexed.
+        """
+        self.check()
+        if identity(self.file) != self.clip_id:
+            raise Mistake(CHANGED, where=self.file, mend="restore it, or index the folder again")
+
+
+def identity(file: Path) -> str:
+    """SHA-256 of the bytes; of a folder of images, of its images' hashes in order."""
+    if file.is_dir():
+        return hashlib.sha256("".join(map(weights.sha256, image_folder(file))).encode()).hexdigest()
+    return weights.sha256(file)
 
 
 def size_of(file: Path) -> int:

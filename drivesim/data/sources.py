@@ -1,7 +1,6 @@
 """From a folder and its recipe to an index: which files are clips, what is measured of each, which drive it belongs
 to."""
 
-import hashlib
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -12,9 +11,9 @@ from typing import Literal
 
 import numpy as np
 
-from drivesim import config, weights
+from drivesim import config
 from drivesim.data import video
-from drivesim.data.index import Entry, Index, Rows, size_of, whole_folder
+from drivesim.data.index import Entry, Index, Rows, identity, size_of, whole_folder
 from drivesim.errors import Mistake
 
 NIGHT_LUMA = 60.0
@@ -150,10 +149,6 @@ def measure(root: Path, file: Path, recipe: Recipe) -> Entry:
         Mistake: not a usable video, a name that is not UTF-8, or a link that leads out of ``root``.
     """
     name = file.relative_to(root).as_posix()
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        raise Mistake("has a name that is not UTF-8", where=file) from None
     if file.exists() and not file.resolve().is_relative_to(root):
         raise Mistake("leads out of the folder", where=file)
     info = video.probe(file, rate=recipe.rate)
@@ -175,13 +170,6 @@ def measure(root: Path, file: Path, recipe: Recipe) -> Entry:
         source=recipe.source or recipe.name,
         licence=recipe.licence,
     )
-
-
-def identity(file: Path) -> str:
-    """SHA-256 of the bytes; of a folder of images, of its images' hashes in order."""
-    if file.is_dir():
-        return hashlib.sha256("".join(map(weights.sha256, video.image_folder(file))).encode()).hexdigest()
-    return weights.sha256(file)
 
 
 def luma(file: Path, info: video.VideoInfo, rate: Fraction | None) -> float:

@@ -15,6 +15,7 @@ def picture(number: int, size: tuple[int, int] = SIZE) -> np.ndarray:
     """uint8 ``H W 3``: column ``b`` is white where bit ``b`` of ``number`` is set."""
     bits = (number >> np.arange(8)) & 1
     row = np.repeat(bits * 255, size[1] // 8).astype(np.uint8)
+    row = np.pad(row, (0, size[1] % 8), "edge")
     return np.broadcast_to(row[None, :, None], (*size, 3)).copy()
 
 

@@ -57,7 +57,7 @@ def test_bad_files_are_quarantined_and_the_rest_goes_on(tmp_path: Path) -> None:
     lines = [json.loads(line) for line in (tmp_path / "index" / index.QUARANTINE).read_text().splitlines()]
     reasons = {line["path"]: line["reason"] for line in lines}
     assert reasons["good.mp4"] == "has the same bytes as copy.mp4"
-    assert "empty" in reasons["empty.mp4"] and "text" in reasons["text.mp4"] and "1 frame" in reasons["single.mp4"]
+    assert "empty" in reasons["empty.mp4"] and "text" in reasons["text.mp4"] and "two frames" in reasons["single.mp4"]
     assert reasons["link.mp4"] == "leads out of the folder"
 
 

@@ -83,7 +83,7 @@ def test_no_file_without_a_reader() -> None:
 @pytest.mark.parametrize(
     ("library", "owners"),
     [
-        ("av", {"drivesim.data.video"}),
+        ("av", {f"drivesim.data.{name}" for name in ("opening", "probing", "frames", "writer")}),
         ("safetensors", {"drivesim.weights", "drivesim.rollout.journal"}),
         ("yaml", {"drivesim.config"}),
         ("pickle", set()),
