@@ -1,15 +1,18 @@
 """Safetensors in and out, with the configuration and the provenance in the header. The only module that reads weights.
 
-Nothing is unpickled. The metadata key ``drivesim`` holds one JSON (``Header``); names of tensors are diffusers'.
+Nothing is unpickled. The metadata key ``drivesim`` holds one JSON (``Header``); names of tensors are diffusers'. Files
+of others have no such header: ``public`` finds them in a folder of the diffusers layout, described by its
+``config.json``.
 """
 
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +21,9 @@ from drivesim.errors import Mistake
 
 STAGES = ("autoencoder", "image", "keyframes", "interpolation", "decoder", "upsampler", "extractor")
 FORMAT = 1
+PUBLIC = "diffusion_pytorch_model"
+Shape = tuple[int, ...]
+PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
 
 
 @dataclass(frozen=True)
@@ -55,10 +61,19 @@ class Header:
 
 def save(file: str | Path, tensors: Mapping[str, Tensor], header: Header) -> str:
     """Writes atomically (temporary file in the same folder, fsync, replace); returns the SHA-256 of the file."""
+    return _save(file, tensors, {"drivesim": json.dumps(asdict(header), sort_keys=True)})
+
+
+def save_public(file: str | Path, tensors: Mapping[str, Tensor]) -> str:
+    """Tensors without a header of ours, as other programs write them; otherwise as ``save``."""
+    return _save(file, tensors, {"format": "pt"})
+
+
+def _save(file: str | Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> str:
     from safetensors.torch import save as serialise
 
     content = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    data = serialise(content, metadata={"drivesim": json.dumps(asdict(header), sort_keys=True)})
+    data = serialise(content, metadata=metadata)
     write_atomic(file, data)
     return hashlib.sha256(data).hexdigest()
 
@@ -89,17 +104,12 @@ def header(file: str | Path, stage: str | Iterable[str] | None = None) -> Header
     Raises:
         Mistake: no such file, not safetensors, not ours, of another stage or of a newer format.
     """
-    from safetensors import SafetensorError, safe_open
-
     if not Path(file).is_file():
         raise Mistake(
             "no such weight file", where=file, mend="'drivesim train' writes it to RUN/weights/STAGE.safetensors"
         )
-    try:
-        with safe_open(str(file), framework="pt") as opened:
-            metadata = opened.metadata() or {}
-    except (SafetensorError, OSError) as problem:
-        raise Mistake(f"not a whole safetensors file ({problem})", where=file) from None
+    with _opened(file) as opened:
+        metadata = opened.metadata() or {}
     if "drivesim" not in metadata:
         raise Mistake("safetensors without a drivesim header", where=file, mend="weights of drivesim are expected here")
     try:
@@ -117,14 +127,8 @@ def header(file: str | Path, stage: str | Iterable[str] | None = None) -> Header
 
 def load(file: str | Path, stage: str | Iterable[str] | None = None) -> tuple[dict[str, Tensor], Header]:
     """Tensors (as float32) and header; see ``header`` for what is refused."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     found = header(file, stage)
-    try:
-        tensors = load_file(str(file))
-    except (SafetensorError, OSError) as problem:
-        raise Mistake(f"not a whole safetensors file ({problem})", where=file) from None
+    tensors = dict(read([Path(file)]))
     return {name: value.float() if value.is_floating_point() else value for name, value in tensors.items()}, found
 
 
@@ -134,14 +138,116 @@ def fill(module: nn.Module, tensors: Mapping[str, Tensor], where: object) -> Non
     Raises:
         Mistake: the tensors are not those of ``module``.
     """
-    wanted = module.state_dict()
-    missing, extra = sorted(wanted.keys() - tensors.keys()), sorted(tensors.keys() - wanted.keys())
-    bent = [n for n in wanted.keys() & tensors.keys() if wanted[n].shape != tensors[n].shape]
+    wanted, found = ({n: tuple(t.shape) for n, t in held.items()} for held in (module.state_dict(), tensors))
+    compare(wanted, found, where)
+    module.load_state_dict(dict(tensors), strict=True)
+
+
+def compare(wanted: Mapping[str, Shape], found: Mapping[str, Shape], where: object) -> None:
+    """Raises:
+    Mistake: a shape in ``found`` that is missing, unknown or not as in ``wanted``, by name.
+    """
+    missing, extra = sorted(wanted.keys() - found.keys()), sorted(found.keys() - wanted.keys())
+    bent = [f"{n} {found[n]}, not {wanted[n]}" for n in wanted.keys() & found.keys() if wanted[n] != found[n]]
     for kind, names in (("missing", missing), ("unknown", extra), ("of another shape", sorted(bent))):
         if names:
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""
             raise Mistake(f"tensors {kind}: {', '.join(names[:3])}{more}", where=where)
-    module.load_state_dict(dict(tensors), strict=True)
+
+
+def public(folder: str | Path) -> list[Path]:
+    """The safetensors of a folder in the diffusers layout: one file or its shards, in full or half precision.
+
+    Raises:
+        Mistake: there are none, only pickles, or a shard that the index names is missing.
+    """
+    folder = Path(folder)
+    for name in (f"{PUBLIC}.safetensors", f"{PUBLIC}.fp16.safetensors"):
+        if (folder / name).is_file():
+            return [folder / name]
+    for name in (f"{PUBLIC}.safetensors.index.json", f"{PUBLIC}.safetensors.index.fp16.json"):
+        if (folder / name).is_file():
+            return _shards(folder / name)
+    pickles = sorted(file for file in folder.glob("*") if file.suffix in PICKLES)
+    if pickles:
+        refuse_pickle(pickles[0], folder / f"{PUBLIC}.safetensors")
+    raise Mistake(f"holds no {PUBLIC}.safetensors", where=folder, mend="a folder in the diffusers layout is expected")
+
+
+def refuse_pickle(file: Path, out: Path | None = None) -> NoReturn:
+    """Raises:
+    Mistake: always, with the command that converts ``file``.
+    """
+    mend = f"convert it once: drivesim weights convert {file} --out {out or file.with_suffix('.safetensors')}"
+    raise Mistake("a pickle, which can run code when it is opened; only safetensors are", where=file, mend=mend)
+
+
+def _shards(index: Path) -> list[Path]:
+    held = _json(index).get("weight_map")
+    names = sorted(set(held.values())) if isinstance(held, dict) and held else []
+    if not names or not all(isinstance(name, str) and Path(name).name == name for name in names):
+        raise Mistake("not an index of shards: weight_map names files beside it", where=index)
+    for name in names:
+        if not (index.parent / name).is_file():
+            raise Mistake(f"the shard {name} is missing", where=index, mend="copy the folder again")
+    return [index.parent / name for name in names]
+
+
+def settings(folder: str | Path) -> dict[str, Any]:
+    """The ``config.json`` of a folder in the diffusers layout.
+
+    Raises:
+        Mistake: it is not there, or not a mapping.
+    """
+    file = Path(folder) / "config.json"
+    if not file.is_file():
+        raise Mistake("no config.json beside the weights: what they are cannot be told", where=folder)
+    return _json(file)
+
+
+def _json(file: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as problem:
+        raise Mistake(f"cannot be read as JSON ({problem})", where=file) from None
+    if not isinstance(values, dict):
+        raise Mistake("a JSON mapping is expected", where=file)
+    return values
+
+
+def shapes(files: Iterable[Path]) -> dict[str, Shape]:
+    """The shape of every tensor in ``files``, from their headers alone.
+
+    Raises:
+        Mistake: a file that is not whole safetensors, or a name that stands in two files.
+    """
+    found: dict[str, Shape] = {}
+    for file in files:
+        with _opened(file) as opened:
+            own = {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}
+        if twice := sorted(found.keys() & own.keys()):
+            raise Mistake(f"holds {twice[0]}, which another shard holds too", where=file)
+        found |= own
+    return found
+
+
+def read(files: Iterable[Path]) -> Iterator[tuple[str, Tensor]]:
+    """Every tensor in ``files`` as it is stored, one after the other."""
+    for file in files:
+        with _opened(file) as opened:
+            for name in opened.keys():  # it is no mapping
+                yield name, opened.get_tensor(name)
+
+
+@contextmanager
+def _opened(file: str | Path) -> Iterator[Any]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(str(file), framework="pt") as opened:
+            yield opened
+    except (SafetensorError, OSError) as problem:
+        raise Mistake(f"not a whole safetensors file ({problem})", where=file) from None
 
 
 def sha256(file: str | Path) -> str:

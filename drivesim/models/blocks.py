@@ -4,11 +4,20 @@
 """
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
+
+TOKENS = "this network has cross-attention: give tokens, those of the dropped condition included"
+
+
+def tuples(values: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON and YAML have lists where the configurations have tuples."""
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
 
 
 def sinusoid(values: Tensor, width: int, max_period: float = 10000.0) -> Tensor:
@@ -100,12 +109,16 @@ class FeedForward(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-    """Self-attention, cross-attention (where the model has it), feed-forward, each with LayerNorm and residual."""
+    """Self-attention, cross-attention (where the model has it), feed-forward, each with LayerNorm and residual.
 
-    def __init__(self, channels: int, heads: int, cross: int | None):
+    ``only_cross``: the first attention looks at the tokens as well, instead of at its own cells (SD's x4 upscaler).
+    """
+
+    def __init__(self, channels: int, heads: int, cross: int | None, only_cross: bool = False):
         super().__init__()
+        self.only_cross = only_cross
         self.norm1 = nn.LayerNorm(channels)
-        self.attn1 = Attention(channels, heads)
+        self.attn1 = Attention(channels, heads, cross if only_cross else None)
         if cross is not None:
             self.norm2 = nn.LayerNorm(channels)
             self.attn2 = Attention(channels, heads, cross)
@@ -113,12 +126,11 @@ class TransformerBlock(nn.Module):
         self.ff = FeedForward(channels)
 
     def forward(self, x: Tensor, tokens: Tensor | None, mask: Tensor | None) -> Tensor:
-        x = x + self.attn1(self.norm1(x))
+        if hasattr(self, "attn2") and tokens is None:
+            raise ValueError(TOKENS)
+        own = (tokens, mask) if self.only_cross else (None, None)
+        x = x + self.attn1(self.norm1(x), *own)
         if hasattr(self, "attn2"):
-            if tokens is None:
-                raise ValueError(
-                    "this network has cross-attention: give tokens, those of the dropped condition included"
-                )
             x = x + self.attn2(self.norm2(x), tokens, mask)
         return x + self.ff(self.norm3(x))
 

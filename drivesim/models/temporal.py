@@ -2,7 +2,7 @@
 
 ``alpha z + (1 - alpha) z'`` with z the spatial and z' the temporal output. They live in a module and a file of their
 own, named as SVD's are, so that they move to another image backbone; switched off they are skipped, not multiplied by
-zero.
+zero. With other numbers they are the driving models', the text-to-video models' or SVD's.
 
 What the paper leaves open, and the choice:
 - alpha starts at ``alpha_start`` and is kept in [0, 1] by a sigmoid (the authors' later code).
@@ -12,21 +12,26 @@ What the paper leaves open, and the choice:
   own.
 - how many frames are given, and how noisy they are, is added to the time embedding of the temporal layers alone: the
   spatial layers stay the image model's.
+- relative positions: the same sinusoids and MLP as for absolute ones, of the distance between two frames, added to what
+  the keys are made of. The attention then depends on distances alone, with not one parameter more.
+- the label of the rate is a learned token per rate, the noise of the context a sinusoid as wide as a token.
 """
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
-from drivesim.models.blocks import Attention, FeedForward, TimeEmbedding, sinusoid, zero
-from drivesim.models.unet import UNet
+from drivesim.models.blocks import TOKENS, Attention, FeedForward, TimeEmbedding, sinusoid, zero
+from drivesim.models.unet import Site, UNet
 from drivesim.scene import Condition
 
 MAX_GIVEN = 2
+FINEST = 1000.0  # sinusoids resolve integers; noise of the context is a fraction of the latents' unit
 
 
 @dataclass(frozen=True)
@@ -35,99 +40,215 @@ class TemporalConfig:
     frames: T, the length of a window and of a per-frame alpha.
     alpha: ``frame`` (a vector over time, the paper's) or ``scalar`` (needed to run longer than trained).
     alpha_start: alpha before training.
+    convolutions: residual blocks behind the spatial ones; off in the ablation "attention only".
     depth: temporal transformer layers at each site with attention (the paper's driving model: 4).
-    head_channels: channels of a temporal attention head.
+    head_channels: channels of a temporal attention head; ``heads``, where given, fixes their number instead.
+    cross: width of the tokens in temporal cross-attention, None for layers without.
+    told: what those tokens are: none named, the spatial layers' own; ``rate``, one for the frame rate; ``level``, one
+        for the noise of the context.
+    rates: frames a second that have a token; a condition takes the nearest.
+    only_cross: sites whose spatial self-attention is replaced by cross-attention replace theirs too (SD's x4 upscaler).
     context_channels: width of the context features that feed the temporal convolutions [§3.2]; 0 for none.
+    context: what they are made of: the ``given`` latents and their mask, or the ``low``-resolution frames (upsamplers).
     spread: every frame is also shown the given frames, not only its own place: a short path for information that the
         (3,1,1) convolutions would carry one frame a layer. Off in the paper.
+    norm: group norms over one ``frame``, so that windows and chunks agree, or over the ``clip`` (SVD).
+    positions: ``absolute``, a frame's place in the window, or ``relative``, its distance to another: needed to run
+        longer than trained [App. D].
+    reach: attention sees frames at most so far apart; None for all. The paper's 8 changes nothing at T = 8.
     """
 
     frames: int = 10
-    alpha: str = "frame"
+    alpha: Literal["frame", "scalar"] = "frame"
     alpha_start: float = 0.5
+    convolutions: bool = True
     depth: int = 4
     head_channels: int = 32
+    heads: int | None = None
+    cross: int | None = None
+    told: tuple[Literal["rate", "level"], ...] = ()
+    rates: tuple[float, ...] = (7.5, 30.0)
+    only_cross: bool = False
     context_channels: int = 128
+    context: Literal["given", "low"] = "given"
     spread: bool = False
+    norm: Literal["frame", "clip"] = "frame"
+    positions: Literal["absolute", "relative"] = "absolute"
+    reach: int | None = None
 
     def __post_init__(self) -> None:
-        if self.alpha not in ("frame", "scalar"):
-            raise ValueError(f"alpha is 'frame' or 'scalar', not '{self.alpha}'")
+        for name, known in CHOICES.items():
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} is {' or '.join(map(repr, known))}, not '{getattr(self, name)}'")
         if not 0.0 < self.alpha_start < 1.0 or min(self.frames, self.head_channels) < 1:
             raise ValueError("needs 0 < alpha_start < 1, frames >= 1 and head_channels >= 1")
+        if self.reach is not None and self.reach < 1:
+            raise ValueError("needs reach >= 1, or none")
+        if set(self.told) - {"rate", "level"} or (self.told and self.cross is None):
+            raise ValueError("told names 'rate' and 'level'; its tokens need cross, their width")
+        if self.context_channels and not self.convolutions:
+            raise ValueError("context features feed the convolutions: without those, context_channels is 0")
+
+    def heads_at(self, channels: int) -> int:
+        return self.heads or max(1, channels // self.head_channels)
+
+
+CHOICES = {
+    "alpha": ("frame", "scalar"),
+    "context": ("given", "low"),
+    "norm": ("frame", "clip"),
+    "positions": ("absolute", "relative"),
+}
 
 
 class Mixer(nn.Module):
-    """alpha, a sigmoid of ``mix_factor``; applied to ``b t ...``."""
+    """alpha, a sigmoid of ``mix_factor`` (one, or one a frame); applied to ``b t ...``."""
 
-    def __init__(self, config: TemporalConfig):
+    def __init__(self, count: int, start: float):
         super().__init__()
-        count = config.frames if config.alpha == "frame" else 1
-        start = math.log(config.alpha_start / (1.0 - config.alpha_start))
-        self.mix_factor = nn.Parameter(torch.full((count,), start))
+        self.mix_factor = nn.Parameter(torch.full((count,), math.log(start / (1.0 - start))))
 
     def forward(self, z: Tensor, temporal: Tensor) -> Tensor:
         alpha = torch.sigmoid(self.mix_factor).to(z.dtype)
         return torch.lerp(temporal, z, alpha.view(1, -1, *(1,) * (z.ndim - 2)))
 
 
-class TemporalResnet(nn.Module):
-    """GroupNorm, SiLU, conv (3,1,1), + time projection, GroupNorm, SiLU, conv (3,1,1), residual; on ``b t c h w``.
+def mixer(config: TemporalConfig) -> Mixer:
+    return Mixer(config.frames if config.alpha == "frame" else 1, config.alpha_start)
 
-    The (3,1,1) convolution runs as a (3,1) conv2d on a ``b c t (h w)`` view: faster on CPU than Conv3d, and bit-equal
-    between batch sizes. Norms are per frame, so that windows and chunks agree.
+
+class TemporalResnet(nn.Module):
+    """GroupNorm, SiLU, convolution, + time projection, GroupNorm, SiLU, convolution, residual; on ``(b t) c h w``.
+
+    No convolution is a Conv3d, which differs between batch sizes and is slower on CPU. (3,1,1) runs as a (3,1) conv2d
+    on a ``b c t (h w)`` view, (3,3,3) as a conv2d over the channels of a frame and its two neighbours.
     """
 
-    def __init__(self, channels: int, context: int, emb: int, groups: int):
+    def __init__(
+        self,
+        channels: int,
+        groups: int,
+        emb: int = 0,
+        context: int = 0,
+        norm: str = "frame",
+        eps: float = 1e-5,
+        kernel: int = 1,
+    ):
         super().__init__()
-        self.norm1 = nn.GroupNorm(groups, channels, eps=1e-5)
-        self.conv1 = nn.Conv2d(channels + context, channels, (3, 1), padding=(1, 0))
-        self.time_emb_proj = nn.Linear(emb, channels)
-        self.norm2 = nn.GroupNorm(groups, channels, eps=1e-5)
-        self.conv2 = nn.Conv2d(channels, channels, (3, 1), padding=(1, 0))
+        self.norm = norm
+        self.norm1 = nn.GroupNorm(groups, channels, eps=eps)
+        self.conv1 = over_time(channels + context, channels, kernel)
+        if emb:
+            self.time_emb_proj = nn.Linear(emb, channels)
+        self.norm2 = nn.GroupNorm(groups, channels, eps=eps)
+        self.conv2 = over_time(channels, channels, kernel)
         zero(self.conv2)
 
-    def forward(self, x: Tensor, t: int, emb: Tensor, context: Tensor | None) -> Tensor:
-        h = F.silu(self.norm1(x))
+    def forward(self, x: Tensor, t: int, emb: Tensor | None = None, context: Tensor | None = None) -> Tensor:
+        h = F.silu(self._normed(self.norm1, x, t))
         if context is not None:
             h = torch.cat([h, context.to(h.dtype)], dim=1)
-        h = self._over_time(self.conv1, h, t) + self.time_emb_proj(F.silu(emb))[:, :, None, None]
-        return x + self._over_time(self.conv2, F.silu(self.norm2(h)), t)
+        h = run_over_time(self.conv1, h, t)
+        if emb is not None:
+            h = h + self.time_emb_proj(F.silu(emb))[:, :, None, None]
+        return x + run_over_time(self.conv2, F.silu(self._normed(self.norm2, h, t)), t)
 
-    @staticmethod
-    def _over_time(conv: nn.Conv2d, x: Tensor, t: int) -> Tensor:
+    def _normed(self, norm: nn.Module, x: Tensor, t: int) -> Tensor:
+        if self.norm == "frame":
+            return norm(x)
+        return rearrange(norm(rearrange(x, "(b t) c h w -> b c t h w", t=t)), "b c t h w -> (b t) c h w")
+
+
+def over_time(channels: int, out: int, kernel: int) -> nn.Conv2d:
+    """A convolution over three frames and ``kernel x kernel`` cells, for ``run_over_time``."""
+    if kernel == 1:
+        return nn.Conv2d(channels, out, (3, 1), padding=(1, 0))
+    return nn.Conv2d(3 * channels, out, kernel, padding=kernel // 2)
+
+
+def run_over_time(conv: nn.Conv2d, x: Tensor, t: int) -> Tensor:
+    """``(b t) c h w -> (b t) d h w``; beyond the ends are zeros."""
+    if conv.kernel_size == (3, 1):
         height = x.shape[-2]
         out = conv(rearrange(x, "(b t) c h w -> b c t (h w)", t=t))
         return rearrange(out, "b c t (h w) -> (b t) c h w", h=height)
+    padded = F.pad(rearrange(x, "(b t) c h w -> b t c h w", t=t), (0, 0, 0, 0, 0, 0, 1, 1))
+    neighbours = torch.cat([padded[:, k : k + t] for k in range(3)], dim=2)
+    return conv(rearrange(neighbours, "b t c h w -> (b t) c h w"))
+
+
+class TemporalAttention(Attention):
+    """Self-attention over the frames of a cell, ``n t c``."""
+
+    def forward(self, x: Tensor, seen: Tensor | None = None, distances: Tensor | None = None) -> Tensor:
+        """Args:
+        seen: ``t t``, True where frame i (row) sees frame j.
+        distances: ``2 r + 1  c``, the embedded distances -r .. r; farther ones are as r.
+        """
+        q, k, v = (
+            rearrange(y, "n t (a d) -> n a t d", a=self.heads) for y in (self.to_q(x), self.to_k(x), self.to_v(x))
+        )
+        bias = seen
+        if distances is not None:
+            t, r = x.shape[1], distances.shape[0] // 2
+            places = torch.arange(t, device=x.device)
+            which = (places[None, :] - places[:, None]).clamp(-r, r) + r
+            keys = rearrange(self.to_k(distances), "l (a d) -> a d l", a=self.heads)
+            bias = (q @ keys).gather(-1, which.expand(*q.shape[:2], t, t)) * q.shape[-1] ** -0.5
+            if seen is not None:
+                bias = bias.masked_fill(~seen, -math.inf)
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+        return self.to_out[0](rearrange(out, "n a t d -> n t (a d)"))
 
 
 class TemporalBlock(nn.Module):
-    """GEGLU feed-forward in, self-attention over the frames of a cell, GEGLU feed-forward; all residual; on ``n t
-    c``."""
+    """GEGLU feed-forward in, self-attention over the frames of a cell, cross-attention (where the model has it), GEGLU
+    feed-forward; all residual; on ``(b l) t c``."""
 
-    def __init__(self, channels: int, heads: int):
+    def __init__(self, channels: int, heads: int, cross: int | None, only_cross: bool):
         super().__init__()
         self.norm_in, self.ff_in = nn.LayerNorm(channels), FeedForward(channels)
-        self.norm1, self.attn1 = nn.LayerNorm(channels), Attention(channels, heads)
+        self.norm1 = nn.LayerNorm(channels)
+        self.attn1 = Attention(channels, heads, cross) if only_cross else TemporalAttention(channels, heads)
+        if cross is not None:
+            self.norm2, self.attn2 = nn.LayerNorm(channels), Attention(channels, heads, cross)
         self.norm3, self.ff = nn.LayerNorm(channels), FeedForward(channels)
         for last in (self.ff_in.net["2"], self.attn1.to_out[0], self.ff.net["2"]):
             zero(last)
+        if cross is not None:
+            zero(self.attn2.to_out[0])
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(
+        self, x: Tensor, seen: Tensor | None, distances: Tensor | None, tokens: Tensor | None, mask: Tensor | None
+    ) -> Tensor:
         x = x + self.ff_in(self.norm_in(x))
-        x = x + self.attn1(self.norm1(x))
+        if isinstance(self.attn1, TemporalAttention):
+            x = x + self.attn1(self.norm1(x), seen, distances)
+        else:
+            x = x + _crossed(self.attn1, self.norm1(x), tokens, mask)
+        if hasattr(self, "attn2"):
+            x = x + _crossed(self.attn2, self.norm2(x), tokens, mask)
         return x + self.ff(self.norm3(x))
+
+
+def _crossed(attention: Attention, x: Tensor, tokens: Tensor | None, mask: Tensor | None) -> Tensor:
+    """Every cell and frame of a clip looks at its ``tokens`` b L D: as queries of one sequence, without copies."""
+    if tokens is None:
+        raise ValueError(TOKENS)
+    b, t = tokens.shape[0], x.shape[1]
+    out = attention(rearrange(x, "(b l) t c -> b (l t) c", b=b), tokens, mask)
+    return rearrange(out, "b (l t) c -> (b l) t c", t=t)
 
 
 class ResnetSite(nn.Module):
     """The temporal layer behind a spatial residual block."""
 
-    def __init__(self, channels: int, emb: int, groups: int, config: TemporalConfig):
+    def __init__(self, block: TemporalResnet, mixer: Mixer):
         super().__init__()
-        self.temporal_res_block = TemporalResnet(channels, config.context_channels, emb, groups)
-        self.time_mixer = Mixer(config)
+        self.temporal_res_block = block
+        self.time_mixer = mixer
 
-    def forward(self, x: Tensor, t: int, emb: Tensor, context: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, t: int, emb: Tensor | None = None, context: Tensor | None = None) -> Tensor:
         z = rearrange(self.temporal_res_block(x, t, emb, context), "(b t) ... -> b t ...", t=t)
         return rearrange(self.time_mixer(rearrange(x, "(b t) ... -> b t ...", t=t), z), "b t ... -> (b t) ...")
 
@@ -135,47 +256,77 @@ class ResnetSite(nn.Module):
 class TransformerSite(nn.Module):
     """The temporal layer inside a spatial transformer, on its tokens ``(b t) l c``."""
 
-    def __init__(self, channels: int, config: TemporalConfig):
+    def __init__(self, channels: int, config: TemporalConfig, only_cross: bool = False):
         super().__init__()
-        heads = max(1, channels // config.head_channels)
-        self.temporal_transformer_blocks = nn.ModuleList(TemporalBlock(channels, heads) for _ in range(config.depth))
+        self.relative, self.reach = config.positions == "relative", config.reach
+        heads = config.heads_at(channels)
+        self.temporal_transformer_blocks = nn.ModuleList(
+            TemporalBlock(channels, heads, config.cross, only_cross) for _ in range(config.depth)
+        )
         self.time_pos_embed = TimeEmbedding(channels, channels, 4 * channels)
         zero(self.time_pos_embed.linear_2)
-        self.time_mixer = Mixer(config)
+        self.time_mixer = mixer(config)
 
-    def forward(self, x: Tensor, t: int) -> Tensor:
+    def forward(self, x: Tensor, t: int, tokens: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         length = x.shape[1]
-        place = self.time_pos_embed(sinusoid(torch.arange(t, device=x.device), x.shape[-1]).to(x.dtype))
-        z = rearrange(x, "(b t) l c -> (b l) t c", t=t) + place
+        places = torch.arange(t, device=x.device)
+        z = rearrange(x, "(b t) l c -> (b l) t c", t=t)
+        seen = distances = None
+        if self.reach is not None and t > self.reach + 1:
+            seen = (places[None, :] - places[:, None]).abs() <= self.reach
+        if self.relative:
+            farthest = t - 1 if self.reach is None else min(t - 1, self.reach)
+            distances = self._embedded(torch.arange(-farthest, farthest + 1, device=x.device), x)
+        else:
+            z = z + self._embedded(places, x)
         for block in self.temporal_transformer_blocks:
-            z = block(z)
+            z = block(z, seen, distances, tokens, mask)
         z = rearrange(z, "(b l) t c -> b t l c", l=length)
         return rearrange(self.time_mixer(rearrange(x, "(b t) l c -> b t l c", t=t), z), "b t l c -> (b t) l c")
 
+    def _embedded(self, places: Tensor, x: Tensor) -> Tensor:
+        return self.time_pos_embed(sinusoid(places, x.shape[-1]).to(x.dtype))
+
 
 class ContextNetwork(nn.Module):
-    """c_S = (mask z, mask) -> features at every level's resolution by a learned downsampling network [§3.2]."""
+    """c_S -> features at every level's resolution by a learned downsampling network [§3.2].
 
-    def __init__(self, latent: int, config: TemporalConfig, levels: int):
+    c_S is (mask z, mask), of the given latents, or the low-resolution frames of an upsampler.
+    """
+
+    def __init__(self, planes: int, width: int, levels: int):
         super().__init__()
-        self.spread = config.spread
-        planes = (latent + 1) * (1 + (MAX_GIVEN if config.spread else 0))
-        width = config.context_channels
         self.conv_in = nn.Conv2d(planes, width, 3, padding=1)
         self.down = nn.ModuleList(nn.Conv2d(width, width, 3, stride=2, padding=1) for _ in range(levels - 1))
 
-    def forward(self, context: Tensor, mask: Tensor) -> list[Tensor]:
-        t = context.shape[1]
-        plane = repeat(mask.to(context.dtype), "b t -> b t 1 h w", h=context.shape[-2], w=context.shape[-1])
-        stacked = torch.cat([context * plane, plane], dim=2)
-        if self.spread:
-            first = F.pad(stacked, (0, 0) * 3 + (0, max(0, MAX_GIVEN - t)))[:, :MAX_GIVEN]
-            stacked = torch.cat([stacked, repeat(first, "b s c h w -> b t (s c) h w", t=t)], dim=2)
-        x = self.conv_in(rearrange(stacked, "b t c h w -> (b t) c h w"))
-        features = [F.silu(x)]
+    def forward(self, planes: Tensor) -> list[Tensor]:
+        """``b t p h w`` to features ``(b t) c h w`` of each level."""
+        features = [F.silu(self.conv_in(rearrange(planes, "b t p h w -> (b t) p h w")))]
         for down in self.down:
             features.append(F.silu(down(features[-1])))
         return features
+
+
+def masked(context: Tensor, mask: Tensor, spread: bool = False) -> Tensor:
+    """(mask z, mask) as ``b t p h w``; with ``spread`` every frame also shows the planes of the first ``MAX_GIVEN``."""
+    t = context.shape[1]
+    plane = repeat(mask.to(context.dtype), "b t -> b t 1 h w", h=context.shape[-2], w=context.shape[-1])
+    stacked = torch.cat([context * plane, plane], dim=2)
+    if not spread:
+        return stacked
+    first = F.pad(stacked, (0, 0) * 3 + (0, max(0, MAX_GIVEN - t)))[:, :MAX_GIVEN]
+    return torch.cat([stacked, repeat(first, "b s c h w -> b t (s c) h w", t=t)], dim=2)
+
+
+@dataclass(frozen=True, eq=False)
+class Told:
+    """What every temporal layer of one forward call is given."""
+
+    t: int
+    emb: Tensor
+    features: list[Tensor] | None
+    tokens: Tensor | None
+    mask: Tensor | None
 
 
 class TemporalLayers(nn.Module):
@@ -184,33 +335,54 @@ class TemporalLayers(nn.Module):
     def __init__(self, config: TemporalConfig, unet: UNet):
         super().__init__()
         self.config = config
-        emb, groups, latent = unet.config.embedding, unet.config.groups, unet.config.out_channels
-        self._levels = {}
-        for site in unet.sites():
-            layer = (
-                TransformerSite(site.channels, config)
-                if site.transformer
-                else ResnetSite(site.channels, emb, groups, config)
-            )
-            _graft(self, site.name, layer)
-            self._levels[site.name] = site.level
+        spatial, emb = unet.config, unet.config.embedding
+        self._sites = {site.name: site for site in unet.sites() if site.transformer or config.convolutions}
+        for site in self._sites.values():
+            graft(self, site.name, self._layer(site, unet))
         if config.context_channels:
-            self.context = ContextNetwork(latent, config, len(unet.config.channels))
-            self.given = nn.Embedding(MAX_GIVEN + 1, emb)
-            self.level = TimeEmbedding(unet.config.channels[0], emb)
-            zero(self.given)
-            zero(self.level.linear_2)
+            planes = (spatial.out_channels + 1) * (1 + (MAX_GIVEN if config.spread else 0))
+            if config.context == "low":
+                planes = spatial.in_channels - spatial.out_channels
+            self.context = ContextNetwork(planes, config.context_channels, len(spatial.channels))
+            if config.context == "given":
+                self.given = nn.Embedding(MAX_GIVEN + 1, emb)
+                self.level = TimeEmbedding(spatial.channels[0], emb)
+                zero(self.given)
+                zero(self.level.linear_2)
+        if "rate" in config.told:
+            self.rate = nn.Embedding(len(config.rates), config.cross or 0)
+
+    def _layer(self, site: Site, unet: UNet) -> nn.Module:
+        config = self.config
+        if site.transformer:
+            return TransformerSite(site.channels, config, config.only_cross and site.only_cross)
+        norm = unet.get_submodule(site.name).norm1
+        assert isinstance(norm, nn.GroupNorm)
+        block = TemporalResnet(
+            site.channels, unet.config.groups, unet.config.embedding, config.context_channels, config.norm, norm.eps
+        )
+        return ResnetSite(block, mixer(config))
+
+    def told(self, x: Tensor, emb: Tensor, condition: Condition) -> Told:
+        """What the layers need to know, from ``x`` b t c h w, the spatial time embedding ``(b t) e`` and the condition.
+
+        Raises:
+            ValueError: a per-frame alpha and another T; tokens, rate or low-resolution frames that are missing.
+        """
+        t = x.shape[1]
+        self.check(t)
+        tokens, mask = self._tokens(condition)
+        return Told(t, self.embedding(emb, condition, t), self.features(x, condition), tokens, mask)
 
     def embedding(self, emb: Tensor, condition: Condition, t: int) -> Tensor:
         """``(b t) e``: the spatial time embedding plus how many frames are given and how noisy each is."""
-        if not self.config.context_channels:
+        if not hasattr(self, "given"):
             return emb
         b = emb.shape[0] // t
         given = condition.given if condition.given is not None else torch.zeros(b, dtype=torch.long, device=emb.device)
         told = repeat(self.given(given.clamp(0, MAX_GIVEN)), "b e -> b t e", t=t)
         if condition.context_level is not None and condition.context_mask is not None:
-            # sinusoids resolve integers; levels are fractions of the latents' unit
-            scaled = 1000.0 * condition.context_level
+            scaled = FINEST * condition.context_level
             level = self.level(sinusoid(scaled, self.level.linear_1.in_features).to(emb.dtype))
             told = told + level * condition.context_mask[..., None].to(emb.dtype)
         return emb + rearrange(told, "b t e -> (b t) e")
@@ -219,22 +391,50 @@ class TemporalLayers(nn.Module):
         """Context features by level; nothing given is a mask of zeros, which the network is shown."""
         if not self.config.context_channels:
             return None
+        if self.config.context == "low":
+            if condition.low is None:
+                raise ValueError("these layers look at the low-resolution frames: give low")
+            return self.context(condition.low.to(x.dtype))
         if condition.context is None or condition.context_mask is None:
-            return self.context(torch.zeros_like(x), x.new_zeros(x.shape[:2]))
-        return self.context(condition.context.to(x.dtype), condition.context_mask)
+            planes = masked(torch.zeros_like(x), x.new_zeros(x.shape[:2]), self.config.spread)
+        else:
+            planes = masked(condition.context.to(x.dtype), condition.context_mask, self.config.spread)
+        return self.context(planes)
+
+    def _tokens(self, condition: Condition) -> tuple[Tensor | None, Tensor | None]:
+        """``b L D`` and mask for the temporal cross-attention."""
+        config = self.config
+        if config.cross is None or not config.told:
+            return condition.tokens, condition.mask
+        parts = []
+        if "rate" in config.told:
+            if condition.fps is None:
+                raise ValueError(f"these layers are told the frame rate, one of {list(config.rates)}: give fps")
+            rates = torch.tensor(config.rates, device=condition.fps.device)
+            parts.append(self.rate((condition.fps[:, None].float() - rates).abs().argmin(dim=1)))
+        if "level" in config.told:
+            noise = condition.context_level
+            if noise is None:
+                raise ValueError("these layers are told the noise of the context: give context_level, 0 for none")
+            parts.append(sinusoid(FINEST * noise.amax(dim=1), config.cross))
+        return torch.stack(parts, dim=1), None
 
     def check(self, t: int) -> None:
         if self.config.alpha == "frame" and t != self.config.frames:
             raise ValueError(f"alpha is per frame for T = {self.config.frames}; {t} frames need alpha: scalar")
 
-    def at(self, site: str, x: Tensor, t: int, emb: Tensor, features: list[Tensor] | None) -> Tensor:
+    def at(self, told: Told, site: str, x: Tensor) -> Tensor:
+        """The temporal layer at ``site`` on its features ``x``; a site without one leaves them as they are."""
+        if site not in self._sites:
+            return x
         layer = self.get_submodule(site)
         if isinstance(layer, TransformerSite):
-            return layer(x, t)
-        return layer(x, t, emb, None if features is None else features[self._levels[site]])
+            return layer(x, told.t, told.tokens, told.mask)
+        features = None if told.features is None else told.features[self._sites[site].level]
+        return layer(x, told.t, told.emb, features)
 
 
-def _graft(root: nn.Module, path: str, layer: nn.Module) -> None:
+def graft(root: nn.Module, path: str, layer: nn.Module) -> None:
     """Hangs ``layer`` at the dotted ``path`` below ``root``, so that its tensors are named as the spatial ones are."""
     *parents, name = path.split(".")
     for part in parents:

@@ -1,5 +1,5 @@
-"""The image model's U-Net in Stable Diffusion's layout: the same class with other numbers is the driving LDM [Table 6]
-or SD.
+"""The image model's U-Net in Stable Diffusion's layout: the same class with other numbers is the driving LDM [Table 6],
+SD 1.x and 2.x, the x4 upscaler, or the spatial half of SVD.
 
 It knows nothing of time. ``after`` is called behind every residual block and inside every transformer, with the site's
 name and its features: that is where temporal layers stand [§3.1]. Without it this is the image model, bit for bit.
@@ -7,7 +7,7 @@ name and its features: that is where temporal layers stand [§3.1]. Without it t
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from drivesim.models.blocks import Downsample, Resnet, TimeEmbedding, TransformerBlock, Upsample, sinusoid
 
 After = Callable[[str, Tensor], Tensor]
+Joined = Literal["low", "context", "mask"]
+ADDED_WIDTH = 256  # of the sinusoid of each number in ``added`` (SVD's)
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,14 @@ class UNetConfig:
     depth: transformer blocks at each place.
     linear: the transformer's projections are linear (SD 2.x) instead of 1x1 convolutions.
     groups: of the group norms.
+    in_channels: of what enters, ``joined`` included.
+    joined: what is concatenated behind the noisy latents at the input: low-resolution frames (upsamplers), context
+        latents (SVD), context latents and their mask (the text model's interpolation).
+    only_cross: levels whose transformers have no self-attention: both attentions look at the tokens (SD's x4 upscaler).
+    classes: size of a table whose entry is added to the time embedding: the noise level of an upsampler's input.
+    added: how many numbers for the whole clip are added to the time embedding (SVD: fps, motion, noise of the context).
+    eps: of the group norms in residual blocks on the way up, and beside transformers on the way down. It is 1e-5 as
+        everywhere, but diffusers runs SVD, which was trained so, with 1e-6 in these.
     """
 
     channels: tuple[int, ...] = (224, 448, 448, 672, 896)
@@ -43,10 +53,23 @@ class UNetConfig:
     groups: int = 32
     in_channels: int = 4
     out_channels: int = 4
+    joined: tuple[Joined, ...] = ()
+    only_cross: tuple[bool, ...] = ()
+    classes: int = 0
+    added: int = 0
+    eps: float = 1e-5
 
     def __post_init__(self) -> None:
-        if len(self.attention) != len(self.channels):
-            raise ValueError(f"attention has {len(self.attention)} levels, channels {len(self.channels)}")
+        for name in ("attention", "only_cross"):
+            if getattr(self, name) and len(getattr(self, name)) != len(self.channels):
+                raise ValueError(f"{name} has {len(getattr(self, name))} levels, channels {len(self.channels)}")
+        if any(self.only_cross) and self.cross is None:
+            raise ValueError("only_cross needs tokens to look at: cross is their width")
+        unknown = set(self.joined) - {"low", "context", "mask"}
+        if unknown or (self.in_channels == self.out_channels) == bool(self.joined):
+            raise ValueError(
+                f"joined {list(self.joined)} does not explain {self.in_channels} channels in, {self.out_channels} out"
+            )
 
     @property
     def embedding(self) -> int:
@@ -64,19 +87,20 @@ class Site:
     channels: int
     level: int
     transformer: bool
+    only_cross: bool = False
 
 
 class Transformer(nn.Module):
     """Norm, projection, transformer blocks over the cells of a frame, projection, residual."""
 
-    def __init__(self, channels: int, config: UNetConfig):
+    def __init__(self, channels: int, config: UNetConfig, only_cross: bool = False):
         super().__init__()
         self.linear = config.linear
         self.norm = nn.GroupNorm(config.groups, channels, eps=1e-6)
         self.proj_in = nn.Linear(channels, channels) if config.linear else nn.Conv2d(channels, channels, 1)
         heads = config.heads_at(channels)
         self.transformer_blocks = nn.ModuleList(
-            TransformerBlock(channels, heads, config.cross) for _ in range(config.depth)
+            TransformerBlock(channels, heads, config.cross, only_cross) for _ in range(config.depth)
         )
         self.proj_out = nn.Linear(channels, channels) if config.linear else nn.Conv2d(channels, channels, 1)
 
@@ -99,12 +123,14 @@ class Transformer(nn.Module):
 class Stage(nn.Module):
     """One resolution: residual blocks, transformers beside them where there is attention, then down or up."""
 
-    def __init__(self, widths: list[tuple[int, int]], config: UNetConfig, attention: bool):
+    def __init__(self, widths: list[tuple[int, int]], config: UNetConfig, level: int, down: bool):
         super().__init__()
-        emb = config.embedding
-        self.resnets = nn.ModuleList(Resnet(a, b, emb, config.groups, 1e-5) for a, b in widths)
+        emb, attention = config.embedding, config.attention[level]
+        eps = config.eps if attention or not down else 1e-5
+        self.resnets = nn.ModuleList(Resnet(a, b, emb, config.groups, eps) for a, b in widths)
         if attention:
-            self.attentions = nn.ModuleList(Transformer(b, config) for _, b in widths)
+            only_cross = bool(config.only_cross) and config.only_cross[level]
+            self.attentions = nn.ModuleList(Transformer(b, config, only_cross) for _, b in widths)
 
     def step(self, i: int, x: Tensor, c: "Call", site: str) -> Tensor:
         x = c.after_at(f"{site}.resnets.{i}", self.resnets[i](x, c.emb))
@@ -142,8 +168,12 @@ class Call:
 
 
 class UNet(nn.Module):
-    """``forward(x n C h w, noise n, tokens n L D) -> n C h w``; ``noise`` is what the preconditioning says of the
-    level."""
+    """``forward(x n C h w, noise n, tokens n L D) -> n C h w``.
+
+    ``noise`` is what the preconditioning says of the level. ``pooled`` (n e) is added to the time embedding; where the
+    network embeds numbers itself (``added``), ``pooled`` is those numbers, n ``added``. ``low_level`` (n) is the index
+    of the noise of the low-resolution input, where the network has a table for it (``classes``).
+    """
 
     def __init__(self, config: UNetConfig):
         super().__init__()
@@ -151,10 +181,14 @@ class UNet(nn.Module):
         widths, emb = config.channels, config.embedding
         self.conv_in = nn.Conv2d(config.in_channels, widths[0], 3, padding=1)
         self.time_embedding = TimeEmbedding(widths[0], emb)
+        if config.classes:
+            self.class_embedding = nn.Embedding(config.classes, emb)
+        if config.added:
+            self.add_embedding = TimeEmbedding(config.added * ADDED_WIDTH, emb)
         self.down_blocks = nn.ModuleList()
         skips = [widths[0]]
         for i, (a, b) in enumerate(zip((widths[0], *widths), widths, strict=False)):
-            stage = Stage([(a, b)] + [(b, b)] * (config.blocks - 1), config, config.attention[i])
+            stage = Stage([(a, b)] + [(b, b)] * (config.blocks - 1), config, i, down=True)
             skips += [b] * config.blocks
             if i < len(widths) - 1:
                 stage.downsamplers = nn.ModuleList([Downsample(b, padding=1)])
@@ -165,7 +199,7 @@ class UNet(nn.Module):
         a = widths[-1]
         for i, b in enumerate(reversed(widths)):
             pairs = [((a if j == 0 else b) + skips.pop(), b) for j in range(config.blocks + 1)]
-            stage = Stage(pairs, config, config.attention[::-1][i])
+            stage = Stage(pairs, config, len(widths) - 1 - i, down=False)
             if i < len(widths) - 1:
                 stage.upsamplers = nn.ModuleList([Upsample(b)])
             self.up_blocks.append(stage)
@@ -173,9 +207,19 @@ class UNet(nn.Module):
         self.conv_norm_out = nn.GroupNorm(config.groups, widths[0], eps=1e-5)
         self.conv_out = nn.Conv2d(widths[0], config.out_channels, 3, padding=1)
 
-    def embed(self, noise: Tensor) -> Tensor:
-        """The time embedding ``n -> n e``."""
-        return self.time_embedding(sinusoid(noise, self.config.channels[0]).to(self.conv_in.weight.dtype))
+    def embed(self, noise: Tensor, pooled: Tensor | None = None, low_level: Tensor | None = None) -> Tensor:
+        """The time embedding ``n e``, with all that is added to it."""
+        config, dtype = self.config, self.conv_in.weight.dtype
+        emb = self.time_embedding(sinusoid(noise, config.channels[0]).to(dtype))
+        if config.classes:
+            if low_level is None:
+                raise ValueError("this network is told the noise level of its low-resolution input: give low_level")
+            emb = emb + self.class_embedding(low_level.long())
+        if config.added:
+            if pooled is None or pooled.shape[-1] != config.added:
+                raise ValueError(f"this network is told {config.added} numbers of the clip: give them as pooled")
+            pooled = self.add_embedding(rearrange(sinusoid(pooled, ADDED_WIDTH), "n k e -> n (k e)").to(dtype))
+        return emb if pooled is None else emb + pooled
 
     def forward(
         self,
@@ -185,9 +229,9 @@ class UNet(nn.Module):
         mask: Tensor | None = None,
         pooled: Tensor | None = None,
         after: After | None = None,
+        low_level: Tensor | None = None,
     ) -> Tensor:
-        emb = self.embed(noise)
-        c = Call(emb if pooled is None else emb + pooled, tokens, mask, after)
+        c = Call(self.embed(noise, pooled, low_level), tokens, mask, after)
         x = self.conv_in(x)
         skips = [x]
         for i, stage in enumerate(cast(Iterable[Stage], self.down_blocks)):
@@ -218,5 +262,5 @@ class UNet(nn.Module):
                 channels = resnet.conv1.out_channels
                 yield Site(f"{name}.resnets.{j}", channels, level, transformer=False)
                 if hasattr(stage, "attentions") and j < len(stage.attentions):
-                    for k in range(self.config.depth):
-                        yield Site(f"{name}.attentions.{j}.{k}", channels, level, transformer=True)
+                    for k, block in enumerate(stage.attentions[j].transformer_blocks):
+                        yield Site(f"{name}.attentions.{j}.{k}", channels, level, True, block.only_cross)

@@ -1,16 +1,17 @@
 """The video model: an image U-Net on every frame, temporal layers between [§3.1]. Without the layers it is the image
 model."""
 
-from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import torch
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
+from drivesim.models.blocks import tuples
 from drivesim.models.conditions import LabelTokens
-from drivesim.models.temporal import TemporalConfig, TemporalLayers
-from drivesim.models.unet import UNet, UNetConfig
+from drivesim.models.temporal import TemporalConfig, TemporalLayers, masked
+from drivesim.models.unet import After, UNet, UNetConfig
 from drivesim.scene import Condition
 
 
@@ -25,22 +26,34 @@ class VideoUNet(nn.Module):
 
     def forward(self, x: Tensor, noise: Tensor, condition: Condition) -> Tensor:
         t = x.shape[1]
-        flat, level = rearrange(x, "b t c h w -> (b t) c h w"), rearrange(noise, "b t -> (b t)")
-        tokens, mask = (
-            None if y is None else repeat(y, "b l ... -> (b t) l ...", t=t) for y in (condition.tokens, condition.mask)
+        entering = rearrange(self._joined(x, condition), "b t c h w -> (b t) c h w")
+        level = rearrange(noise, "b t -> (b t)")
+        tokens, mask, pooled, low_level = (
+            None if y is None else repeat(y, "b ... -> (b t) ...", t=t)
+            for y in (condition.tokens, condition.mask, condition.pooled, condition.low_level)
         )
-        pooled = None if condition.pooled is None else repeat(condition.pooled, "b e -> (b t) e", t=t)
-        temporal = self.temporal
-        if temporal is None:
-            out = self.spatial(flat, level, tokens, mask, pooled)
-        else:
-            temporal.check(t)
-            features = temporal.features(x, condition)
-            emb = temporal.embedding(self.spatial.embed(level), condition, t)
-            out = self.spatial(
-                flat, level, tokens, mask, pooled, after=lambda site, h: temporal.at(site, h, t, emb, features)
-            )
+        after: After | None = None
+        if (temporal := self.temporal) is not None:
+            told = temporal.told(x, self.spatial.embed(level, pooled, low_level), condition)
+            after = partial(temporal.at, told)
+        out = self.spatial(entering, level, tokens, mask, pooled, after, low_level)
         return rearrange(out, "(b t) c h w -> b t c h w", t=t)
+
+    def _joined(self, x: Tensor, condition: Condition) -> Tensor:
+        """``x`` with what the network has beside it at its input; no context is zeros, as in training without it."""
+        parts = [x]
+        context, shown = condition.context, condition.context_mask
+        for name in self.spatial.config.joined:
+            if name == "low":
+                if condition.low is None or condition.low.shape[-2:] != x.shape[-2:]:
+                    raise ValueError("this network sees the low-resolution frames, resized to the latents': give low")
+                parts.append(condition.low.to(x.dtype))
+            elif context is None or shown is None:
+                parts.append(torch.zeros_like(x if name == "context" else x[:, :, :1]))
+            else:
+                planes = masked(context.to(x.dtype), shown)
+                parts.append(planes[:, :, :-1] if name == "context" else planes[:, :, -1:])
+        return torch.cat(parts, dim=2) if len(parts) > 1 else x
 
 
 class ImageModel(nn.Module):
@@ -54,12 +67,11 @@ class ImageModel(nn.Module):
 
 def unet_config(values: dict[str, Any]) -> UNetConfig:
     """From the plain values of a weight file's header."""
-    known: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-    return UNetConfig(**known)
+    return UNetConfig(**tuples(values))
 
 
 def temporal_config(values: dict[str, Any]) -> TemporalConfig:
-    return TemporalConfig(**values)
+    return TemporalConfig(**tuples(values))
 
 
 def interface(config: UNetConfig) -> str:
@@ -67,5 +79,6 @@ def interface(config: UNetConfig) -> str:
     from drivesim.config import digest
 
     with torch.device("meta"):
-        sites = [asdict(site) for site in UNet(config).sites()]
+        found = list(UNet(config).sites())
+    sites = [{"name": s.name, "channels": s.channels, "level": s.level, "transformer": s.transformer} for s in found]
     return digest({"sites": sites, "embedding": config.embedding, "latent": config.out_channels})
