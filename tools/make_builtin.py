@@ -234,7 +234,7 @@ def train(drives: list[Drive], seed: int, minutes: float, size: int, lr: float) 
             group["lr"] = lr * min(1.0, (step + 1) / 50) * (1 - progress) ** 0.9
         video, numbers, night, grid, distortion = next(batches)
         with torch.autocast("cpu", torch.bfloat16):
-            features = network(builtin.prepare(video))
+            features = network(to_model(video))
         told = heads(features.float()).split([len(NUMBERS), 1, cells, len(DISTORTIONS)], 1)
         losses = {
             "numbers": F.smooth_l1_loss(told[0], (numbers - centre) / scale),
@@ -264,7 +264,7 @@ def told_apart(
 ) -> None:
     """Prints the correlation of every number with what the head says, on samples not trained on."""
     parts = [(batch(drives, seed + 2, n, 32)) for n in range(12)]
-    told = torch.cat([heads(network(builtin.prepare(p[0]))) for p in parts])
+    told = torch.cat([heads(network(to_model(p[0]))) for p in parts])
     truth = torch.cat([torch.cat([p[1], p[4]], 1) for p in parts])
     said = torch.cat([told[:, : len(NUMBERS)], told[:, -len(DISTORTIONS) :]], 1)
     for n, word in enumerate((*NUMBERS, *DISTORTIONS)):
@@ -274,7 +274,7 @@ def told_apart(
 @torch.inference_mode()
 def standardise(network: builtin.Network, drives: list[Drive], seed: int) -> None:
     """Every feature gets mean 0 and deviation 1 over distorted samples, so that no head's scale rules the distance."""
-    features = torch.cat([network(builtin.prepare(batch(drives, seed + 3, n, 32)[0])) for n in range(24)])
+    features = torch.cat([network(to_model(batch(drives, seed + 3, n, 32)[0])) for n in range(24)])
     mean, deviation = features.mean(0), features.std(0) + 1e-6
     network.head.bias.copy_((network.head.bias - mean) / deviation)
     network.head.weight.div_(deviation[:, None])
@@ -310,7 +310,7 @@ def sanity(network: nn.Module, real: list[np.ndarray], other: list[np.ndarray]) 
     @torch.inference_mode()
     def statistics(videos: list[np.ndarray]) -> Statistics:
         parts = [
-            network(builtin.prepare(torch.from_numpy(np.stack(videos[n : n + 8])))) for n in range(0, len(videos), 8)
+            network(to_model(torch.from_numpy(np.stack(videos[n : n + 8])))) for n in range(0, len(videos), 8)
         ]
         return Statistics.of(torch.cat(parts))
 

@@ -1,258 +1,367 @@
-"""``drivesim evaluate``: a folder of generated video against a folder of real video, as a score with its receipt."""
+"""``drivesim evaluate``: generated video against real video, as scores with their receipts.
+
+A run is a survey (what is there, what is left out), a plan (which clips), a pass (vectors into the cache, by as many
+processes as are asked for) and the scores, which are computed from the cache alone. So a second run is instant, a
+killed one goes on, and the number of processes does not matter.
+"""
 
 import json
-from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-import numpy as np
 import torch
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import track
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-import drivesim
-from drivesim import randomness, weights
-from drivesim.data import index, video
-from drivesim.errors import Mistake, nearest
-from drivesim.metrics import fvd
+from drivesim import weights
+from drivesim.data.gather import Source, gather
+from drivesim.errors import Mistake
+from drivesim.metrics import i3d, protocols, published, videomae
 from drivesim.metrics.builtin import NAME as BUILTIN
-from drivesim.metrics.builtin import Builtin
-from drivesim.metrics.features import Extractor, extract
-from drivesim.metrics.frechet import Statistics, distance
-from drivesim.metrics.receipt import LeftOut, Receipt, Score, clips_hash, warnings_for
-from drivesim.scene import KEYFRAME_FPS
+from drivesim.metrics.builtin import Builtin, BuiltinFrames
+from drivesim.metrics.features import Extractor
+from drivesim.metrics.inception import Inception
+from drivesim.metrics.measure import Cache, Ruler, measure, missing
+from drivesim.metrics.protocols import Protocol
+from drivesim.metrics.receipt import refuse_unlike
+from drivesim.metrics.score import collect, receipt_for, scores, too_few
+from drivesim.metrics.survey import Probes, Side, check_rates, survey
 
-EXAMPLES = 5
-
-
-@dataclass(frozen=True)
-class Protocol:
-    """How clips are taken from video; ``ddof`` 1 is a covariance over N-1."""
-
-    frames: int
-    fps: Fraction
-    ddof: int
-
-
-PROTOCOLS = {"builtin-v1": Protocol(frames=16, fps=KEYFRAME_FPS, ddof=1)}
+SHOWN = 8  # files of one reason that are named on the terminal
+FRAMES_IN_BATCH = {"cpu": 64, "cuda": 256, "mps": 64}
 
 
 @dataclass(frozen=True)
-class Source:
-    """A video to take clips from; ``rate`` and ``clip_id`` where an index knows them, see ``data.index.Entry``."""
+class Settings:
+    """How ``evaluate`` measures.
 
-    file: Path
-    rate: Fraction | None = None
-    clip_id: str = ""
+    Args:
+        protocol: a name of ``protocols.PROTOCOLS``; None = ``builtin-v1``, or ``paper`` where weights are given.
+        extractor: weight file of the network that the protocol looks through; None = ``builtin-v1``.
+        inception: weight file of FID's Inception; None = ``builtin-v1`` stands in under its own name.
+        fps, clips: in place of the protocol's; the receipt states them.
+        controls: measure also what worthless video scores.
+        window: seconds of a stretch of the drift curve; None = a twelfth of the longest video.
+        cache: folder for features, kept by the content of the video.
+    """
 
-
-@dataclass
-class Found:
-    """What one side gave: clips, what was left out, and features by name: ``true``, and of the real side its copies."""
-
-    features: dict[str, torch.Tensor]
-    clips: list[tuple[str, Fraction]] = field(default_factory=list)
-    left_out: dict[str, list[str]] = field(default_factory=dict)
+    protocol: str | None = None
+    extractor: Path | None = None
+    inception: Path | None = None
+    fps: Fraction | None = None
+    clips: int | None = None
+    controls: bool = True
+    window: Fraction | None = None
+    precision: Literal["32", "bf16"] = "32"
+    cache: Path | None = None
 
 
 def run(
-    real: Path,
-    generated: Path,
+    real: str | Path,
+    generated: str | Path,
     out: Path | None = None,
     json_file: Path | None = None,
-    protocol: str = "builtin-v1",
-    extractor: str = BUILTIN,
+    settings: Settings | None = None,
     device: str = "cpu",
-    fps: Fraction | None = None,
-) -> dict[str, Any]:
-    """Scores ``generated`` against ``real``; each is a video, a folder of videos, an index or a run folder.
+    devices: int = 1,
+    against: Path | None = None,
+) -> list[dict[str, Any]]:
+    """Scores ``generated`` against ``real``; see ``data.gather`` for what each may be.
 
     Args:
-        out: folder that ``scores.json`` is written to; by default ``generated`` where that is a run folder, else
-        nowhere.
+        out: folder for ``scores.json``, ``scores.md`` and the page; by default ``generated`` where that is a run
+            folder, else nowhere.
         json_file: the same list of scores in a file of the caller's choice.
-        fps: rate that clips are taken at, in place of the protocol's; it is stated in the receipt.
+        devices: processes, each with a device of the kind or, on a CPU, its share of the cores.
+        against: a ``scores.json`` from before, to compare with.
 
     Returns:
-        The score, ``drivesim.score/1``, as plain values. ``scores.json`` is a list of such.
+        The scores, ``drivesim.score/1``, as plain values: FVD, KVD, FID.
 
     Raises:
-        Mistake: an unknown protocol or extractor, no video, or too few clips for a covariance.
+        Mistake: an unknown protocol, weights that do not fit it, no video, too few clips, rates that differ, or scores
+            that do not compare.
     """
-    rules = _protocol(protocol, fps)
-    network = _extractor(extractor, device)
-    made = _features(Path(generated), network, rules, "generated", controls=False)
-    true = _features(Path(real), network, rules, "real", controls=True)
-    score = _score(protocol, rules, network, true, made)
-    console = Console()
-    console.print(table(score.plain()))
-    for warning in score.warnings:
-        console.print(f"[yellow]warning[/] {warning}", highlight=False)
-    content = json.dumps([score.plain()], indent=1).encode()
-    folder = out or (Path(generated) if (Path(generated) / "run.json").is_file() else None)
-    for file in (folder / "scores.json" if folder else None, json_file):
-        if file is not None:
-            weights.write_atomic(file, content)
-    return score.plain()
-
-
-def table(score: dict[str, Any]) -> Table:
-    """The score beside its floor and controls, for the terminal."""
-    receipt = score["receipt"]
-    taken = f"{receipt['frames']} frames at {receipt['fps']} fps"
-    grid = Table(title=f"{escape(score['metric'])}  {taken}, {score['n_real']} real clips")
-    grid.add_column("what is compared with the real clips")
-    grid.add_column("distance", justify="right")
-    grid.add_column("clips", justify="right")
-    n = min(score["n_generated"], score["n_real"])
-    grid.add_row("[bold]generated[/]", f"[bold]{score['value']:.2f}[/]", str(score["n_generated"]))
-    if score["floor"] is not None:
-        grid.add_row("floor: one half of them with the other", f"{score['floor']:.2f}", str(score["n_real"] // 2))
-    for word, value in score["controls"].items():
-        grid.add_row(f"control: they themselves, {word}", f"{value:.2f}", str(n))
-    return grid
-
-
-def _protocol(name: str, fps: Fraction | None) -> Protocol:
-    if name not in PROTOCOLS:
-        raise Mistake(f"unknown protocol '{name}'", where="--protocol", mend=nearest(name, PROTOCOLS))
-    rules = PROTOCOLS[name]
-    if fps is not None and fps <= 0:
-        raise Mistake(f"{fps} frames a second is not a rate", where="--fps")
-    return Protocol(rules.frames, Fraction(fps), rules.ddof) if fps else rules
-
-
-def _extractor(name: str, device: str) -> Extractor:
-    if name != BUILTIN:
-        raise Mistake(f"unknown extractor '{name}'", where="--extractor", mend=nearest(name, [BUILTIN]))
-    try:
-        return Builtin(device)
-    except (RuntimeError, AssertionError) as problem:
-        raise Mistake(
-            f"the device cannot be used: {str(problem).splitlines()[0]}", where=f"--device {device}"
-        ) from None
-
-
-def sources(place: Path) -> list[Source]:
-    """The videos that ``place`` stands for.
-
-    A run folder gives its ``video.mp4``; a folder of run folders one of each; an index the clips of its split ``val``,
-    or all where that is empty; any other folder every video below it.
-
-    Raises:
-        Mistake: there is none.
-    """
-    if place.is_file():
-        return [Source(place)]
-    if not place.is_dir():
-        raise Mistake("no such file or folder", where=place)
-    if (place / "files.parquet").is_file():
-        opened = index.Index.open(place)
-        return [Source(e.file, e.rate, e.clip_id) for e in opened.split("val") or opened.entries]
-    runs = sorted(file.parent for file in place.rglob("run.json"))
-    found = [run / "video.mp4" for run in runs if (run / "video.mp4").is_file()]
-    if not found:
-        files = (file for file in place.rglob("*") if file.suffix.lower() in video.VIDEOS)
-        found = sorted(file for file in files if not file.name.startswith("."))
-    if not found:
-        mend = f"{', '.join(video.VIDEOS[:4])} and others are looked for, also in its folders"
-        raise Mistake("holds no video", where=place, mend=mend)
-    return [Source(file) for file in found]
-
-
-def altered(clip: np.ndarray, clip_id: str, start: Fraction) -> dict[str, np.ndarray]:
-    """The controls of a clip ``T H W 3``: its first frame held, and its frames shuffled (by its id and start)."""
-    order = randomness.generator("evaluate", "shuffled", clip_id, str(start)).permutation(len(clip))
-    return {"frozen": np.repeat(clip[:1], len(clip), axis=0), "shuffled": clip[order]}
-
-
-def _features(place: Path, network: Extractor, rules: Protocol, side: str, controls: bool) -> Found:
-    files = sources(place)
-    found = Found({})
-    parts: dict[str, list[torch.Tensor]] = {}
-    for source in track(files, f"{side} video", transient=True):
-        try:
-            for clip_id, start, clip in _clips(source, network, rules):
-                copies = {"true": clip} | (altered(clip, clip_id, start) if controls else {})
-                vectors = extract(network, list(copies.values()))
-                for word, vector in zip(copies, vectors, strict=True):
-                    parts.setdefault(word, []).append(vector)
-                found.clips.append((clip_id, start))
-        except Mistake as problem:
-            if len(files) == 1:
-                raise
-            found.left_out.setdefault(f"{side}: {problem.what}", []).append(str(source.file))
-    if len(found.clips) < 2:
-        raise Mistake(
-            _too_few(found, rules, len(files)), where=place, mend="longer or more video is needed, or another --fps"
-        )
-    found.features = {word: torch.stack(vectors) for word, vectors in parts.items()}
+    settings = settings or Settings()
+    protocol, earlier = _protocol(settings), _earlier(against)
+    folder = settings.cache or default_cache()
+    with processes(device, devices) as team:
+        ruler = _ruler(protocol, settings, team.device)
+        rulers = (ruler, replace(ruler, controls=False))
+        console, readers = Console(quiet=team.rank > 0), max(1, (os.cpu_count() or 1) // team.size)
+        places = (gather(real), gather(generated))
+        if team.rank > 0:
+            team.meet()  # by now the first has probed everything
+        sides = _survey(places, protocol, Probes(folder), readers, console)
+        if team.rank == 0:
+            team.meet()
+        _check(sides, places, ruler, (real, generated))
+        receipt = receipt_for(ruler, *sides)
+        if earlier:
+            refuse_unlike(earlier[0], {"metric": earlier[0].get("metric"), "receipt": vars(receipt)}, against)
+        for name, side, own in zip(("real", "generated"), sides, rulers, strict=True):
+            mine = replace(side, videos=side.videos[team.rank :: team.size])
+            _measure(name, mine, own, Cache(folder, own), readers, console)
+        team.meet()
+        if team.rank > 0:
+            return []
+        for side, own in zip(sides, rulers, strict=True):
+            _leave_out_failed(side, own, Cache(folder, own))
+        _check(sides, places, ruler, (real, generated))
+        vectors = tuple(collect(side, own, Cache(folder, own)) for side, own in zip(sides, rulers, strict=True))
+        both = (vectors[0], vectors[1])
+        found = [score.plain() for score in scores(ruler, receipt_for(ruler, *sides), sides, both, settings.window)]
+    _tell(console, found, sides, earlier)
+    _write(found, out or _run_folder(Path(generated)), json_file)
     return found
 
 
-def _clips(source: Source, network: Extractor, rules: Protocol) -> Iterator[tuple[str, Fraction, np.ndarray]]:
-    """(hash of the file, second, uint8 ``T H W 3``): clips side by side; what is left at the end is no clip."""
-    video.probe(source.file, rate=source.rate)  # notices a file that was cut off
-    clip_id, count = source.clip_id or weights.sha256(source.file), 0
-    frames, size = rules.frames, network.size
-    for clip in video.stream(source.file, fps=rules.fps, size=size, chunk=frames, rate=source.rate):
-        if len(clip.frames) == frames:
-            yield clip_id, clip.start, clip.frames
-            count += 1
-    if not count:
-        raise Mistake(f"shorter than a clip of {frames} frames at {rules.fps} fps", where=source.file)
+def default_cache() -> Path:
+    """Where features are kept when no folder is named."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "drivesim" / "features"
 
 
-def _too_few(found: Found, rules: Protocol, files: int) -> str:
-    gave = f"{files} video{'s' * (files != 1)} gave {len(found.clips)} clip{'s' * (len(found.clips) != 1)}"
-    reasons = Counter({reason: len(names) for reason, names in found.left_out.items()}).most_common(1)
-    why = f"; {reasons[0][1]} left out ({reasons[0][0]})" if reasons else ""
-    return f"{gave} of {rules.frames} frames at {rules.fps} fps, 2 are the least{why}"
+# --- what to measure with ---------------------------------------------------------------------------------------------
 
 
-def _score(protocol: str, rules: Protocol, network: Extractor, true: Found, made: Found) -> Score:
-    real, generated = true.features.pop("true"), made.features["true"]
-    order = torch.from_numpy(randomness.generator("evaluate", "floor").permutation(len(real)))
-    left_out = [
-        LeftOut(reason, len(names), names[:EXAMPLES])
-        for found in (true, made)
-        for reason, names in found.left_out.items()
-    ]
-    warnings = warnings_for(len(real), len(generated), network.dim)
-    if left_out:
-        why = "; ".join(item.reason for item in left_out)
-        warnings.append(f"{sum(item.count for item in left_out)} videos were left out: {why}")
-    shared = set(true.clips) & set(made.clips)
-    if shared:
-        warnings.append(f"{len(shared)} clips stand on both sides")
-    receipt = Receipt(
-        protocol=protocol,
-        extractor={"name": network.name, "sha": network.sha},
-        frames=rules.frames,
-        fps=f"{rules.fps.numerator}/{rules.fps.denominator}",
-        stride=rules.frames,
-        size=network.size,
-        resize="centre crop to the aspect, area when smaller, bilinear when larger",
-        range="uint8 to [-1, 1]",
-        cov="N-1" if rules.ddof else "N",
-        dtype="float32 features, float64 sums",
-        clips_real=clips_hash(true.clips),
-        clips_generated=clips_hash(made.clips),
-        version=drivesim.__version__,
+def _protocol(settings: Settings) -> Protocol:
+    name = settings.protocol or (BUILTIN if settings.extractor is None else "paper")
+    protocol = protocols.named(name, settings.fps, settings.clips)
+    if protocol.extractor == BUILTIN and settings.extractor is not None:
+        raise Mistake(f"protocol '{name}' brings its own network", where="--extractor", mend="name another --protocol")
+    return protocol
+
+
+def _ruler(protocol: Protocol, settings: Settings, device: torch.device) -> Ruler:
+    """The networks on ``device``; a batch holds as many frames as that kind of device likes, always the same."""
+    try:
+        clip = _clip_network(protocol, settings, device)
+        frame: Extractor = Inception(settings.inception, device) if settings.inception else BuiltinFrames(device)
+    except (RuntimeError, AssertionError) as problem:
+        words = str(problem).splitlines()[0]
+        raise Mistake(f"the device cannot be used: {words}", where=f"--device {device}") from None
+    batch = max(1, FRAMES_IN_BATCH.get(device.type, 64) // protocol.frames)
+    return Ruler(protocol, clip, frame, settings.controls, batch, f"{settings.precision} {device.type}")
+
+
+def _clip_network(protocol: Protocol, settings: Settings, device: torch.device) -> Extractor:
+    if protocol.extractor == BUILTIN:
+        if settings.precision != "32":
+            raise Mistake(f"{BUILTIN} runs in float32 alone", where="--precision")
+        return Builtin(device)
+    if settings.extractor is None:
+        raise Mistake(
+            f"protocol '{protocol.name}' looks through {protocol.extractor}, whose weights are not shipped",
+            where="--extractor",
+            mend=published.wanted(i3d.KNOWN if protocol.extractor == "i3d" else videomae.KNOWN),
+        )
+    if protocol.extractor == "videomae":
+        return videomae.VideoMAE(settings.extractor, device, protocol.resize)
+    return i3d.I3D(settings.extractor, device, protocol.resize, protocol.epsilon, settings.precision)
+
+
+# --- processes --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Team:
+    """The processes that share a pass: this one's number and device, and how to wait for the others."""
+
+    rank: int
+    size: int
+    device: torch.device
+    meet: Callable[[], None]
+
+
+@contextmanager
+def processes(device: str, devices: int) -> Iterator[Team]:
+    """One process, or ``devices`` of them by Lightning Fabric, also those that torchrun or SLURM started.
+
+    Where they are on a CPU, they share its cores.
+    """
+    if devices == 1 and int(os.environ.get("WORLD_SIZE") or os.environ.get("SLURM_NTASKS") or 1) == 1:
+        yield Team(0, 1, torch.device(device), lambda: None)
+        return
+    from lightning_fabric import Fabric
+
+    kind = torch.device(device).type
+    fabric = Fabric(accelerator=kind, devices=devices, strategy="ddp")
+    fabric.launch()
+    if kind == "cpu":
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // fabric.world_size))
+    try:
+        yield Team(fabric.global_rank, fabric.world_size, fabric.device, fabric.barrier)
+    finally:
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+
+
+# --- the pass ---------------------------------------------------------------------------------------------------------
+
+
+def _survey(
+    places: tuple[list[Source], list[Source]], protocol: Protocol, probes: Probes, readers: int, console: Console
+) -> tuple[Side, Side]:
+    found = []
+    for name, sources in zip(("real", "generated"), places, strict=True):
+        with _bar(console) as bar:
+            task = bar.add_task(f"{name}: looking", total=len(sources))
+
+            def counted(done: Iterable[Any], bar: Progress = bar, task: Any = task) -> Iterator[Any]:
+                for one in done:
+                    yield one
+                    bar.advance(task)
+
+            found.append(survey(sources, protocol, probes, readers, counted))
+    return found[0], found[1]
+
+
+def _check(sides: tuple[Side, Side], places: tuple[list[Any], list[Any]], ruler: Ruler, names: Sequence[Any]) -> None:
+    """Raises:
+    Mistake: too few clips on a side, or, at the videos' own rates, sides that run at different ones.
+    """
+    for side, sources, where in zip(sides, places, names, strict=True):
+        too_few(side, ruler, len(sources), where)
+    if ruler.protocol.fps is None:
+        check_rates(*sides)
+
+
+def _measure(name: str, side: Side, ruler: Ruler, cache: Cache, readers: int, console: Console) -> None:
+    todo = [left for wanted in side.videos if (left := missing(wanted, cache)).clips]
+    clips = sum(len(wanted.clips) for wanted in todo)
+    if not clips:
+        return
+    with _bar(console) as bar:
+        task = bar.add_task(f"{name}: measuring clips", total=clips)
+        measure(todo, ruler, cache, readers, lambda count: bar.advance(task, count))
+
+
+def _leave_out_failed(side: Side, ruler: Ruler, cache: Cache) -> None:
+    """Videos whose clips are still missing could not be decoded: tried once more, for the reason."""
+    todo = [left for wanted in side.videos if (left := missing(wanted, cache)).clips]
+    failed = measure(todo, ruler, cache, 1, lambda count: None) if todo else {}
+    for wanted in [wanted for wanted in side.videos if wanted.clip_id in failed]:
+        side.videos.remove(wanted)
+        side.left_out.add(failed[wanted.clip_id], wanted.source.file)
+
+
+def _bar(console: Console) -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    return Progress(
+        *columns,
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
     )
-    return Score(
-        metric=fvd.name(network),
-        value=distance(Statistics.of(real), Statistics.of(generated), rules.ddof),
-        n_real=len(real),
-        n_generated=len(generated),
-        floor=fvd.floor(real, order, rules.ddof),
-        controls=fvd.controls(real, true.features, len(generated), rules.ddof),
-        receipt=receipt,
-        warnings=warnings,
-        left_out=left_out,
-    )
+
+
+# --- what is said and written -----------------------------------------------------------------------------------------
+
+
+def _earlier(file: Path | None) -> list[dict[str, Any]]:
+    """The scores of another run.
+
+    Raises:
+        Mistake: the file holds none.
+    """
+    if file is None:
+        return []
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as problem:
+        raise Mistake(f"cannot be read: {problem.strerror}", where=file) from None
+    except ValueError:
+        raise Mistake("is not JSON", where=file, mend="a scores.json of an earlier run is expected") from None
+    scores = found if isinstance(found, list) else [found]
+    if not scores or not all(isinstance(s, dict) and isinstance(s.get("receipt"), dict) for s in scores):
+        raise Mistake("holds no scores", where=file, mend="a scores.json of an earlier run is expected")
+    return scores
+
+
+def _tell(
+    console: Console, found: list[dict[str, Any]], sides: tuple[Side, Side], earlier: list[dict[str, Any]]
+) -> None:
+    for name, side in zip(("real", "generated"), sides, strict=True):
+        for kind, tally in (("left out", side.left_out), ("note", side.remarks)):
+            for words, files in tally.files.items():
+                for file in sorted(files)[:SHOWN]:
+                    console.print(f"[yellow]{kind}[/] {escape(name)}: {escape(file)}: {escape(words)}", highlight=False)
+                if len(files) > SHOWN:
+                    console.print(f"[yellow]{kind}[/] {name}: {len(files) - SHOWN} more: {words}", highlight=False)
+    console.print(table(found))
+    for warning in found[0]["warnings"]:
+        console.print(f"[yellow]warning[/] {escape(warning)}", highlight=False)
+    for now, before in zip(found, earlier, strict=False):
+        if now["metric"] == before["metric"]:
+            console.print(versus(now, before), highlight=False)
+    if found[0]["usable_until"] is not None:
+        end = found[0]["curve"][-1]["t1"]
+        held = found[0]["usable_until"] >= end
+        console.print(f"usable until {found[0]['usable_until']:.1f} s" + (", its end" if held else f" of {end:.1f} s"))
+    console.print(markdown(found), highlight=False, soft_wrap=True, markup=False)
+
+
+def table(found: list[dict[str, Any]]) -> Table:
+    """The scores beside their floors and controls, for the terminal."""
+    receipt = found[0]["receipt"]
+    taken = f"{receipt['frames']} frames at {receipt['fps']} fps"
+    counted = f"{found[0]['n_generated']} generated clips, {found[0]['n_real']} real"
+    grid = Table(title=f"protocol {escape(receipt['protocol'])}: {taken}; {counted}")
+    for name in ("", *(score["metric"] for score in found)):
+        grid.add_column(escape(name), justify="right" if name else "left")
+    rows: dict[str, list[float | None]] = {"[bold]value[/]": [score["value"] for score in found]}
+    rows["estimate without bias"] = [score["estimate"] for score in found]
+    rows["  its standard error"] = [score["se"] for score in found]
+    rows["floor: real against real"] = [score["floor"] for score in found]
+    for word in found[0]["controls"]:
+        rows[f"control: real, {word}"] = [score["controls"].get(word) for score in found]
+    for name, values in rows.items():
+        grid.add_row(name, *("" if value is None else f"{value:.4g}" for value in values))
+    return grid
+
+
+def versus(now: dict[str, Any], before: dict[str, Any]) -> str:
+    """One line: how far two comparable scores are apart, in standard errors where both have one."""
+    change = now["value"] - before["value"]
+    line = f"{now['metric']}: {now['value']:.4g} here, {before['value']:.4g} before, {change:+.4g}"
+    if now["se"] and before["se"]:
+        apart = (now["estimate"] - before["estimate"]) / (now["se"] ** 2 + before["se"] ** 2) ** 0.5
+        line += f" ({apart:+.1f} standard errors of the estimates)"
+    return line
+
+
+def markdown(found: list[dict[str, Any]]) -> str:
+    """Two lines to paste into a document: a header and a row."""
+    receipt = found[0]["receipt"]
+    cells = {
+        "protocol": receipt["protocol"],
+        "extractor": f"{receipt['extractor']['name']} {receipt['extractor']['sha'][:8]}",
+    }
+    cells |= {"clips real / generated": f"{found[0]['n_real']} / {found[0]['n_generated']}"}
+    cells |= {"frames @ fps": f"{receipt['frames']} @ {receipt['fps']}"}
+    for score in found:
+        spread = "" if score["se"] is None else f" (jackknife {score['estimate']:.4g} ± {score['se']:.2g})"
+        cells[score["metric"]] = f"{score['value']:.4g}{spread}"
+    return f"| {' | '.join(cells)} |\n{'|---' * len(cells)}|\n| {' | '.join(cells.values())} |"
+
+
+def _write(found: list[dict[str, Any]], folder: Path | None, json_file: Path | None) -> None:
+    content = json.dumps(found, indent=1).encode()
+    if json_file is not None:
+        weights.write_atomic(json_file, content)
+    if folder is not None:
+        weights.write_atomic(folder / "scores.json", content)
+        weights.write_atomic(folder / "scores.md", f"{markdown(found)}\n".encode())
+
+
+def _run_folder(generated: Path) -> Path | None:
+    return generated if (generated / "run.json").is_file() else None

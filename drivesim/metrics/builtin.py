@@ -10,14 +10,17 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
 from drivesim import config, weights
+from drivesim.data.video import fit
 from drivesim.errors import Mistake
-from drivesim.metrics.features import check_video
+from drivesim.metrics.features import check_prepared
+from drivesim.scene import to_model
 
 NAME = "builtin-v1"
 FILE = Path(__file__).with_name("builtin-v1.safetensors")
@@ -138,18 +141,27 @@ class Builtin:
     def __init__(self, device: str | torch.device = "cpu"):
         self.network, self.device = load(device=device), device
 
+    def prepare(self, frames: np.ndarray) -> np.ndarray:
+        """uint8 ``T H W 3`` to uint8 ``T 64 128 3``: a centre crop to 1:2, by areas when smaller."""
+        return np.stack([fit(frame, SIZE) for frame in frames])
+
     @torch.inference_mode()
-    def __call__(self, video: Tensor) -> Tensor:
-        check_video(video, self.min_frames)
-        return self.network(prepare(video.to(self.device))).float().cpu()
+    def __call__(self, prepared: Tensor) -> Tensor:
+        check_prepared(prepared, self.min_frames, self.size)
+        return self.network(to_model(prepared.to(self.device))).float().cpu()
 
 
-def prepare(video: Tensor) -> Tensor:
-    """uint8 ``B T H W 3`` of any size to float ``B T 3 64 128`` in [-1, 1]; resized bilinearly with antialiasing."""
-    x = rearrange(video, "b t h w c -> (b t) c h w").float() / 127.5 - 1
-    if x.shape[-2:] != SIZE:
-        x = F.interpolate(x, SIZE, mode="bilinear", antialias=True)
-    return rearrange(x, "(b t) c h w -> b t c h w", b=len(video))
+class BuiltinFrames(Builtin):
+    """Single frames in the same network's spatial convolutions, where Inception's weights are not at hand: the mean
+    over space of every stage's channels."""
+
+    min_frames, dim = 1, sum(BuiltinConfig.channels)
+
+    @torch.inference_mode()
+    def __call__(self, prepared: Tensor) -> Tensor:
+        check_prepared(prepared, self.min_frames, self.size)
+        stages = self.network.spatial_features(to_model(prepared.to(self.device))[:, 0], len(self.network.stages))
+        return torch.cat([stage.float().mean((2, 3)) for stage in stages], 1).cpu()
 
 
 def perceptual(x: Tensor, y: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from drivesim import pickled, weights
+from drivesim.metrics import resize
 from drivesim.metrics.features import check_prepared
 from drivesim.metrics.published import Published, fit, verify
 
@@ -188,24 +189,9 @@ class Network(nn.Sequential):
 
 
 def tf1(frames: np.ndarray) -> np.ndarray:
-    """TensorFlow 1's ``resize_bilinear`` to 299x299, as FID is defined with: the source of an output pixel ``i`` is
-    ``i * in / out``, without half-pixel offset or antialiasing; bit for bit torch-fidelity's
+    """TensorFlow 1's ``resize_bilinear`` to 299x299, as FID is defined with: bit for bit torch-fidelity's
     ``interpolate_bilinear_2d_like_tensorflow1x``."""
-    (top, bottom, down), (left, right, across) = _axis(frames.shape[1]), _axis(frames.shape[2])
-
-    def row(chosen: np.ndarray) -> np.ndarray:
-        near, far = frames[:, chosen][:, :, left].astype(np.float32), frames[:, chosen][:, :, right].astype(np.float32)
-        return near + (far - near) * across[:, None]
-
-    upper, lower = row(top), row(bottom)
-    return upper + (lower - upper) * down[:, None, None]
-
-
-def _axis(length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """For each output cell: the two source cells and the weight of the second."""
-    source = np.arange(SIZE, dtype=np.float32) * np.float32(length / SIZE)
-    first = source.astype(np.int64)
-    return first, np.minimum(first + 1, length - 1), source - first.astype(np.float32)
+    return resize.tf1(frames, SIZE)
 
 
 def antialias(frames: np.ndarray) -> np.ndarray:

@@ -7,13 +7,15 @@ from dataclasses import asdict, dataclass, field
 from fractions import Fraction
 from typing import Any
 
+from drivesim.errors import Mistake
+
 SCHEMA = "drivesim.score/1"
 FEW_CLIPS = 400  # below this no estimator rescues the distance [measured: d = 400, true 8.81, N = 150 gives 70]
 
 
 @dataclass(frozen=True)
 class LeftOut:
-    """What was not scored, why, how often, and a few of its names."""
+    """What was not scored (or, as a note, is remarkable in what was), why, how often, and a few of its names."""
 
     reason: str
     count: int
@@ -28,10 +30,11 @@ class Receipt:
         protocol: name of the preset.
         extractor: ``{name, sha}``.
         frames: of a clip.
-        fps: exact, as ``a/b``.
-        stride: frames from the first of a clip to the first of the next.
+        fps: exact, as ``a/b``; that of the frames, after leaving out what ``every`` passes over.
+        every: frames of the video to one that is taken.
+        stride: frames of the video from the first of a clip to the first of the next.
         size: ``(H, W)`` that the extractor saw.
-        resize, range: in words.
+        resize, range: in words; ``epsilon`` of I3D's batch norms, 0 where there are none.
         cov: ``N`` or ``N-1``.
         dtype: of the features and of the sums.
         clips_real, clips_generated: hashes of the lists of clips.
@@ -42,10 +45,12 @@ class Receipt:
     extractor: dict[str, str]
     frames: int
     fps: str
+    every: int
     stride: int
     size: tuple[int, int]
     resize: str
     range: str
+    epsilon: float
     cov: str
     dtype: str
     clips_real: str
@@ -58,8 +63,15 @@ class Score:
     """A value with its receipt; null is "not estimated", never 0. See ``Receipt``.
 
     Args:
-        floor: the same distance between two halves of the real clips.
+        metric: ``fvd`` only for verified Kinetics weights, else ``fvd[what]``; likewise ``kvd`` and ``fid``.
+        value: the plug-in distance, as it is published. It is biased upward, the more so the fewer clips there are.
+        estimate, se: by the jackknife, without that bias, and its standard error.
+        floor: the plug-in distance between two halves of the real clips, split by drive.
         controls: ``{frozen, shuffled}``: what worthless video scores.
+        curve: the value over time, ``{t0, t1, clips, value, lo, hi}``; ``band`` what it is held against.
+        usable_until: second at which the curve leaves the band.
+        videos: for long ones: ``{video, seconds, usable_until, because}`` by the cheap statistics.
+        notes: what is remarkable about videos that were scored.
     """
 
     metric: str
@@ -71,10 +83,13 @@ class Score:
     receipt: Receipt
     warnings: list[str] = field(default_factory=list)
     left_out: list[LeftOut] = field(default_factory=list)
+    notes: list[LeftOut] = field(default_factory=list)
     estimate: float | None = None
     se: float | None = None
-    curve: list[dict[str, float]] | None = None
+    curve: list[dict[str, Any]] | None = None
+    band: dict[str, float] | None = None
     usable_until: float | None = None
+    videos: list[dict[str, Any]] | None = None
     schema: str = SCHEMA
 
     def plain(self) -> dict[str, Any]:
@@ -87,6 +102,24 @@ def comparable(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
     mine, yours = one["receipt"], other["receipt"]
     different = sorted(k for k in mine.keys() | yours.keys() if mine.get(k) != yours.get(k))
     return [k for k in different if k not in ("clips_generated", "version")]
+
+
+def refuse_unlike(one: dict[str, Any], other: dict[str, Any], where: object = None) -> None:
+    """Two scores may be compared only where all of their receipts agrees but the generated clips and the version.
+
+    Raises:
+        Mistake: it does not; the fields that differ are named with both values.
+    """
+    different = comparable(one, other)
+    if one.get("metric") != other.get("metric"):
+        what = f"{one.get('metric')} is not {other.get('metric')}"
+    elif different:
+        name = different[0]
+        what = f"{name} differs: {one['receipt'].get(name)} here, {other['receipt'].get(name)} there"
+        what += f"; also {', '.join(different[1:])}" if different[1:] else ""
+    else:
+        return
+    raise Mistake(f"the scores do not compare: {what}", where=where, mend="score both under one protocol")
 
 
 def clips_hash(clips: Iterable[tuple[str, Fraction]]) -> str:

@@ -18,7 +18,7 @@ ROWS = (
     {"training", "rollout", "metrics"},
     {"data", "world"},
     {"models", "diffusion"},
-    {"scene", "config", "weights", "randomness"},
+    {"scene", "config", "weights", "pickled", "randomness"},
     {"errors"},
 )
 LEAVES = ROWS[-2] | ROWS[-1]
@@ -84,7 +84,7 @@ def test_no_file_without_a_reader() -> None:
     ("library", "owners"),
     [
         ("av", {f"drivesim.data.{name}" for name in ("opening", "probing", "frames", "writer")}),
-        ("safetensors", {"drivesim.weights", "drivesim.rollout.journal"}),
+        ("safetensors", {"drivesim.weights", "drivesim.rollout.journal", "drivesim.metrics.store"}),
         ("yaml", {"drivesim.config"}),
         ("pickle", set()),
         ("requests", set()),
