@@ -367,6 +367,17 @@ def _doctor(args: argparse.Namespace) -> None:
     doctor.run(args.weights)
 
 
+def _weights_options(parser: Parser) -> None:
+    parser.add_argument("--out", type=Path, metavar="FILE", help="convert: the safetensors that are written")
+
+
+def _weights(args: argparse.Namespace) -> None:
+    action, path = _paths(args, "ACTION", "PATH")
+    from drivesim.jobs import weights
+
+    weights.run(str(action), path, args.out)
+
+
 COMMANDS = {
     "index": Command(
         "SOURCE [--recipe FILE] [--out DIR] [--seed S]",
@@ -409,6 +420,13 @@ COMMANDS = {
         "drivesim report runs/two",
         lambda parser: None,
         _report,
+    ),
+    "weights": Command(
+        "check FILE|FOLDER  or  convert FILE --out FILE.safetensors",
+        "say what weights are and whether they fit, public ones too; make safetensors of a pickle",
+        "drivesim weights check stable-diffusion-2-1/unet",
+        _weights_options,
+        _weights,
     ),
     "doctor": Command(
         "[--weights DIR]",

@@ -61,21 +61,35 @@ class Header:
 
 def save(file: str | Path, tensors: Mapping[str, Tensor], header: Header) -> str:
     """Writes atomically (temporary file in the same folder, fsync, replace); returns the SHA-256 of the file."""
-    return _save(file, tensors, {"drivesim": json.dumps(asdict(header), sort_keys=True)})
-
-
-def save_public(file: str | Path, tensors: Mapping[str, Tensor]) -> str:
-    """Tensors without a header of ours, as other programs write them; otherwise as ``save``."""
-    return _save(file, tensors, {"format": "pt"})
-
-
-def _save(file: str | Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> str:
     from safetensors.torch import save as serialise
 
     content = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    data = serialise(content, metadata=metadata)
+    data = serialise(content, metadata={"drivesim": json.dumps(asdict(header), sort_keys=True)})
     write_atomic(file, data)
     return hashlib.sha256(data).hexdigest()
+
+
+def save_public(file: str | Path, tensors: Mapping[str, Tensor]) -> None:
+    """Tensors without a header of ours, as other programs write them: gigabytes, so they are not copied into one."""
+    from safetensors.torch import save_file
+
+    content: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, tensor in tensors.items():
+        storage = tensor.untyped_storage()
+        shared = storage.data_ptr() in seen or storage.nbytes() != tensor.numel() * tensor.element_size()
+        seen.add(storage.data_ptr())
+        content[name] = tensor.detach().clone() if shared else tensor.detach().contiguous()
+    file = Path(file)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_name(f".{file.name}.{os.getpid()}.part")
+    try:
+        save_file(content, str(temporary), metadata={"format": "pt"})
+        with open(temporary, "rb") as written:
+            os.fsync(written.fileno())
+        os.replace(temporary, file)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def write_atomic(file: str | Path, data: bytes) -> None:
@@ -123,6 +137,16 @@ def header(file: str | Path, stage: str | Iterable[str] | None = None) -> Header
     if wanted and found.stage not in wanted:
         raise Mistake(f"weights of stage '{found.stage}', not '{' or '.join(wanted)}'", where=file)
     return found
+
+
+def is_ours(file: str | Path) -> bool:
+    """Whether safetensors carry a header of drivesim.
+
+    Raises:
+        Mistake: not whole safetensors.
+    """
+    with _opened(file) as opened:
+        return "drivesim" in (opened.metadata() or {})
 
 
 def load(file: str | Path, stage: str | Iterable[str] | None = None) -> tuple[dict[str, Tensor], Header]:

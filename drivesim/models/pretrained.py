@@ -70,15 +70,16 @@ def describe(folder: str | Path) -> Public:
         raise Mistake(str(problem), where=file) from None
 
 
-def check(folder: str | Path) -> Public:
-    """``describe``, and every tensor in the files compared; nothing but headers is read.
+def check(folder: str | Path, files: list[Path] | None = None) -> Public:
+    """``describe``, and every tensor in ``files`` (those that ``load`` would read) compared; only headers are read.
 
     Raises:
         Mistake: also tensors that are missing, unknown or of another shape, by the names in the files.
     """
     public = describe(folder)
-    found = weights.shapes(weights.public(folder))
-    weights.compare(public.shapes, {_modern(name): shape for name, shape in found.items()}, folder)
+    files = files or weights.public(folder)
+    found = {_modern(name): shape for name, shape in weights.shapes(files).items()}
+    weights.compare(public.shapes, found, files[0] if len(files) == 1 else folder)
     return public
 
 

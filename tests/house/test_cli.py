@@ -91,6 +91,11 @@ def test_evaluate(calls: list) -> None:
     assert calls == [((Path("real"), Path("made"), None, Path("s.json"), "builtin-v1", "builtin-v1", "cpu", None), {})]
 
 
+def test_weights(calls: list) -> None:
+    assert run("weights check sd/unet") == run("weights --out a.safetensors convert a.ckpt") == 0
+    assert calls == [(("check", Path("sd/unet"), None), {}), (("convert", Path("a.ckpt"), Path("a.safetensors")), {})]
+
+
 def test_report_demo_doctor(calls: list) -> None:
     assert run("report r") == run("demo --seed 4 --device cpu") == run("doctor") == 0
     assert calls == [((Path("r"),), {}), ((Path("runs/demo"), 4, "cpu"), {}), ((None,), {})]
@@ -102,6 +107,7 @@ def test_the_jobs_take_what_the_command_gives() -> None:
     import inspect
 
     wanted = {"index": 4, "encode": 6, "train": 8, "generate": 11, "evaluate": 8, "report": 1, "demo": 3, "doctor": 1}
+    wanted |= {"weights": 3}
     for name, count in wanted.items():
         inspect.signature(importlib.import_module(f"drivesim.jobs.{name}").run).bind(*range(count))
     generate = inspect.signature(importlib.import_module("drivesim.jobs.generate").run)
@@ -134,6 +140,7 @@ def test_the_jobs_take_what_the_command_gives() -> None:
         ("evaluate a", "GENERATED is missing"),
         ("evaluate a b c", "unexpected argument 'c'"),
         ("doctor x", "unexpected argument 'x'"),
+        ("weights check", "PATH is missing"),
         ("demo --seed", "expected one argument"),
     ],
 )
@@ -162,13 +169,18 @@ def test_mistakes_of_the_line(calls: list, capsys: pytest.CaptureFixture, line: 
         ("evaluate {tmp}/a {tmp}/b --protocol bultin-v1 --out {tmp}/o", "did you mean 'builtin-v1'?"),
         ("report nowhere", "nowhere"),
         ("doctor --weights nowhere", "nowhere"),
+        ("weights chekc {tmp}", "did you mean 'check'?"),
+        ("weights check nowhere", "no such file or folder"),
+        ("weights check {tmp}/empty", "holds no weights"),
+        ("weights convert {tmp}/words/film.mp4", "'convert' takes --out"),
+        ("weights convert {tmp}/words/film.mp4 --out {tmp}/o", "must end in .safetensors"),
     ],
 )
 def test_mistakes_that_the_jobs_find(tmp_path: Path, capsys: pytest.CaptureFixture, line: str, says: str) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "words").mkdir()
     (tmp_path / "words" / "film.mp4").write_text("not a film")
-    device = "" if line.split()[0] in ("index", "report", "doctor") else " --device cpu"
+    device = "" if line.split()[0] in ("index", "report", "doctor", "weights") else " --device cpu"
     assert run(line.format(tmp=tmp_path) + device) == 2
     err = capsys.readouterr().err
     assert says in err and 1 <= len(err.splitlines()) <= 3
