@@ -174,6 +174,17 @@ def minutes(text: str) -> float:
     return value
 
 
+def seconds(text: str) -> Fraction:
+    """A length, kept exactly."""
+    try:
+        value = Fraction(text)
+    except (ValueError, ZeroDivisionError):
+        value = Fraction(0)
+    if value <= 0:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a length in seconds, for example 4 or 2.5")
+    return value
+
+
 def device(text: str) -> str:
     if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", text):
         raise argparse.ArgumentTypeError(f"'{text}' is not a device: auto, cpu, mps, cuda or cuda:N")
@@ -336,6 +347,48 @@ def _evaluate(args: argparse.Namespace) -> None:
     evaluate.run(real, generated, args.out, args.json, args.protocol, args.extractor, _chosen(args.device), args.fps)
 
 
+def _compare_options(parser: Parser) -> None:
+    parser.add_argument("--pairs", type=count, metavar="N", help="most pairs of clips (default 100)")
+    parser.add_argument("--seconds", type=seconds, metavar="S", help="length of each clip (default 4)")
+    parser.add_argument("--size", type=size, metavar="HxW", help="of all clips (default: the smallest of the videos')")
+    _fps(parser, "of all clips (default: the lowest of the videos')")
+    parser.add_argument("--seed", type=seed, metavar="S", help="of the pairs, their places and sides (default 0)")
+    parser.add_argument(
+        "--conditioned",
+        action="store_true",
+        default=None,
+        help="both sides go on from the same openings: pair by name, from second 0",
+    )
+    parser.add_argument("--tally", type=Path, metavar="DIR", help="count the votes on the study in DIR (default DIR's)")
+    _out(parser, "runs/compare")
+
+
+def _compare(args: argparse.Namespace) -> None:
+    if args.tally is not None:
+        making = ("pairs", "seconds", "size", "fps", "seed", "conditioned", "out")
+        given = [f"--{name}" for name in making if getattr(args, name) is not None]
+        if given:
+            raise Mistake(f"{given[0]} has no meaning with --tally", mend="expected: --tally DIR [VOTES ...]")
+        from drivesim.jobs import tally
+
+        tally.run(args.tally, [Path(word) for word in args.words])
+        return
+    a, b = _paths(args, "A", "B")
+    from drivesim.jobs import compare
+
+    compare.run(
+        a,
+        b,
+        args.out or Path("runs/compare"),
+        pairs=args.pairs or 100,
+        seconds=args.seconds or Fraction(4),
+        size=args.size,
+        fps=args.fps,
+        seed=args.seed or 0,
+        conditioned=bool(args.conditioned),
+    )
+
+
 def _report(args: argparse.Namespace) -> None:
     (run_folder,) = _paths(args, "RUN")
     from drivesim.jobs import report
@@ -413,6 +466,13 @@ COMMANDS = {
         "drivesim evaluate ~/held-back runs/two --json score.json",
         _evaluate_options,
         _evaluate,
+    ),
+    "compare": Command(
+        "A B [--pairs N] [--seconds S] [--size HxW] [--fps R] [--out DIR] ... | --tally DIR [VOTES ...]",
+        "a blind user study of two sides as a page, and the tally of its votes",
+        "drivesim compare runs/ours runs/theirs --out runs/study",
+        _compare_options,
+        _compare,
     ),
     "report": Command(
         "RUN",

@@ -176,9 +176,8 @@ def _tell(out: Path, plan: Plan, key: dict[str, Any], count: int, left_out: list
     if plan.slow:
         warnings.append(f"{plan.slow} videos have fewer than {plan.fps} frames a second: repeated frames may be seen")
     if left_out:
-        warnings.append(
-            f"{len(left_out)} videos were left out, see run.json; the first: {str(left_out[0]).splitlines()[0]}"
-        )
+        first = str(left_out[0]).splitlines()[0]
+        warnings.append(f"left out: {len(left_out)} of the videos, all in run.json; the first: {first}")
     for warning in warnings:
         say(f"warning: {warning}")
     say(f"give raters {out / 'study'} and nothing else; study.html opens from disk, and gives back votes-NAME.json")

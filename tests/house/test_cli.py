@@ -91,6 +91,26 @@ def test_evaluate(calls: list) -> None:
     assert calls == [((Path("real"), Path("made"), None, Path("s.json"), "builtin-v1", "builtin-v1", "cpu", None), {})]
 
 
+def test_compare(calls: list) -> None:
+    assert run("compare a b --pairs 9 --seconds 2.5 --size 64x128 --fps 15/2 --seed 3 --conditioned --out o") == 0
+    assert run("compare a b") == 0
+    given = dict(pairs=9, seconds=Fraction(5, 2), size=(64, 128), fps=Fraction(15, 2), seed=3, conditioned=True)
+    usual = dict(pairs=100, seconds=Fraction(4), size=None, fps=None, seed=0, conditioned=False)
+    assert calls == [
+        ((Path("a"), Path("b"), Path("o")), given),
+        ((Path("a"), Path("b"), Path("runs/compare")), usual),
+    ]
+
+
+def test_compare_tallies(calls: list, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = types.ModuleType("drivesim.jobs.tally")
+    job.run = lambda *args: calls.append(args)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, job.__name__, job)
+    monkeypatch.setattr(sys.modules["drivesim.jobs"], "tally", job, raising=False)
+    assert run("compare --tally d v1.json v2.json") == run("compare --tally d") == 0
+    assert calls == [(Path("d"), [Path("v1.json"), Path("v2.json")]), (Path("d"), [])]
+
+
 def test_weights(calls: list) -> None:
     assert run("weights check sd/unet") == run("weights --out a.safetensors convert a.ckpt") == 0
     assert calls == [(("check", Path("sd/unet"), None), {}), (("convert", Path("a.ckpt"), Path("a.safetensors")), {})]
@@ -110,6 +130,9 @@ def test_the_jobs_take_what_the_command_gives() -> None:
     wanted |= {"weights": 3}
     for name, count in wanted.items():
         inspect.signature(importlib.import_module(f"drivesim.jobs.{name}").run).bind(*range(count))
+    inspect.signature(importlib.import_module("drivesim.jobs.tally").run).bind(*range(2))
+    compare = inspect.signature(importlib.import_module("drivesim.jobs.compare").run)
+    assert list(compare.parameters) == "a b out pairs seconds size fps seed conditioned".split()
     generate = inspect.signature(importlib.import_module("drivesim.jobs.generate").run)
     assert set(generate.parameters) == set(
         "scenario weights out opening minutes seeds size fps device resume settings precision".split()
@@ -139,6 +162,9 @@ def test_the_jobs_take_what_the_command_gives() -> None:
         ("encode i --weights w --size 8x8 --precision 16", "invalid choice: '16'"),
         ("evaluate a", "GENERATED is missing"),
         ("evaluate a b c", "unexpected argument 'c'"),
+        ("compare a", "B is missing"),
+        ("compare a b --seconds 0", "is not a length in seconds"),
+        ("compare --tally d --seed 0 v.json", "--seed has no meaning with --tally"),
         ("doctor x", "unexpected argument 'x'"),
         ("weights check", "PATH is missing"),
         ("demo --seed", "expected one argument"),
@@ -167,6 +193,10 @@ def test_mistakes_of_the_line(calls: list, capsys: pytest.CaptureFixture, line: 
         ("generate --weights {tmp}/empty --out {tmp}/o", "no such weight file"),
         ("evaluate {tmp}/empty {tmp}/empty --out {tmp}/o", "empty"),
         ("evaluate {tmp}/a {tmp}/b --protocol bultin-v1 --out {tmp}/o", "did you mean 'builtin-v1'?"),
+        ("compare {tmp}/empty {tmp}/empty --out {tmp}/o", "holds no video"),
+        ("compare {tmp}/words {tmp}/words --out {tmp}/o", "film.mp4 is text, not a video"),
+        ("compare {tmp}/words {tmp}/words --size 64x65 --out {tmp}/o", "64x65 is odd"),
+        ("compare --tally {tmp}/empty", "key.json: cannot be read"),
         ("report nowhere", "nowhere"),
         ("doctor --weights nowhere", "nowhere"),
         ("weights chekc {tmp}", "did you mean 'check'?"),
@@ -180,7 +210,7 @@ def test_mistakes_that_the_jobs_find(tmp_path: Path, capsys: pytest.CaptureFixtu
     (tmp_path / "empty").mkdir()
     (tmp_path / "words").mkdir()
     (tmp_path / "words" / "film.mp4").write_text("not a film")
-    device = "" if line.split()[0] in ("index", "report", "doctor", "weights") else " --device cpu"
+    device = "" if line.split()[0] in ("index", "report", "compare", "doctor", "weights") else " --device cpu"
     assert run(line.format(tmp=tmp_path) + device) == 2
     err = capsys.readouterr().err
     assert says in err and 1 <= len(err.splitlines()) <= 3

@@ -131,7 +131,7 @@ def test_what_is_unusual_is_told(sides, tmp_path, capsys):
     said = capsys.readouterr().out
     for words in (
         "A and B are the same videos", "video for 12 pairs only", "6 independent groups",
-        "12 videos have fewer than 10 frames a second", "1 videos were left out", "clipname-2.mp4: is text",
+        "12 videos have fewer than 10 frames a second", "left out: 1 of the videos", "clipname-2.mp4: is text",
     ):  # fmt: skip
         assert words in said
     run = json.loads((tmp_path / "out" / "run.json").read_text())
