@@ -4,8 +4,9 @@ Votes on one pair by several raters are not independent, nor are pairs cut from 
 pairs of one group of videos) is what is drawn at random, and the share of an answer among all votes is a ratio of two
 sums over units. Its variance between units says how many independent votes the votes are worth; the interval is
 Wilson's at that number [Dean and Pagano 2015], which Student's t makes smaller where the variance is from few units
-[Korn and Graubard 1998]. Unlike a bootstrap over units it is not empty where all votes agree, and it covers: where 10
-pairs are voted 9 to 1, a bootstrap's 95 % are 64 %, these are 98 %.
+[Korn and Graubard 1998]. Unlike a bootstrap over units it is not empty where all votes agree, and it keeps its promise
+with few pairs: of studies with 10 pairs, each voted for A with probability 0.9, the bootstrap's 95 % hold 0.9 in 64 %,
+these in 98 %.
 """
 
 import math
