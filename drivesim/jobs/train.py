@@ -188,7 +188,7 @@ def _autoencoder(settings: AutoencoderRun, begin: int) -> Built:
         frames = torch.cat([batch["video"].flatten(0, 1) for batch in loader])
         model = stage.model.cpu().eval()
         latent = {
-            "f": settings.model.f, "channels": settings.model.latent, "regularizer": "kl",
+            "f": settings.model.f, "channels": settings.model.latent, "regularizer": settings.model.regularizer,
             **latent_statistics(model, frames),
         }  # fmt: skip
         header = weights.Header(

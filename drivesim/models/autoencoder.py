@@ -6,6 +6,7 @@ without variance, so that nothing behind the autoencoder asks which of the two i
 """
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -176,7 +177,8 @@ class Codebook(nn.Module):
     def nearest(self, z: Tensor) -> Tensor:
         """``n C h w`` to the index of each cell's entry, ``n h w``; in float32, some thousand cells at a time."""
         entries = self.embedding.weight.float()
-        with torch.autocast(z.device.type, enabled=False):
+        kind = z.device.type
+        with torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext():
             cells = rearrange(z.float(), "n c h w -> (n h w) c")
             lengths = entries.square().sum(dim=1)
             found = [(lengths - 2 * part @ entries.T).argmin(dim=1) for part in cells.split(4096)]

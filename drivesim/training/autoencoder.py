@@ -1,4 +1,5 @@
-"""Stage ``autoencoder`` [§3.1.1, Table 8]: L1, perceptual, KL and a patch discriminator, as in latent diffusion."""
+"""Stage ``autoencoder`` [§3.1.1, Table 8]: L1, perceptual, KL or codebook, and a patch discriminator, as in latent
+diffusion."""
 
 import math
 from collections.abc import Callable
@@ -24,7 +25,7 @@ class AutoencoderLoss:
     """Weights of the loss beside L1, which has 1.
 
     Args:
-        kl: of the divergence, in nats an element.
+        kl: of the divergence, in nats an element. A model with a codebook has the codebook's loss instead, weight 1.
         perceptual: of the feature distance that the job passes in.
         gradient: of the L1 of image gradients at three scales: edges of far cars and lane marks weigh little in L1.
         adversarial: of the discriminator, times the adaptive weight; from step ``adversarial_from`` on; 0 for none.
@@ -59,13 +60,13 @@ class AutoencoderStage(Stage):
         return optimisers
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        x = batch["video"].flatten(0, 1)
+        kind, x = self.model.config.regularizer, batch["video"].flatten(0, 1)
         noise = self._noise(batch["sample"], x)
         moments = self.model.encode(x)
         mean, deviation = split_moments(moments)
         y = self.model.decode(mean + deviation * noise).float()
         nll = self._nll(x, y)
-        loss = nll + self.weights.kl * kl(moments)
+        loss = nll + (self.weights.kl * kl(moments) if kind == "kl" else self.model.codebook_loss(mean))
         adversary = self.discriminator if self.steps_done >= self.weights.adversarial_from else None
         if adversary is not None:
             g = -adversary(y).float().mean()
