@@ -328,15 +328,19 @@ def _generate(args: argparse.Namespace) -> None:
 
 
 def _evaluate_options(parser: Parser) -> None:
-    parser.add_argument(
-        "--protocol", default="builtin-v1", metavar="NAME", help="frames, rate and size of what is compared"
-    )
-    parser.add_argument(
-        "--extractor", default="builtin-v1", metavar="NAME", help="feature network (default builtin-v1)"
-    )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the score with its receipt here")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="write scores.json here (default: GENERATED if a run)")
+    parser.add_argument("--protocol", metavar="NAME", help="preset: builtin-v1 (default), paper, styleganv, tf1, ...")
+    parser.add_argument("--extractor", type=Path, metavar="FILE", help="weights of I3D or VideoMAE, as published")
+    parser.add_argument("--inception", type=Path, metavar="FILE", help="weights of FID's Inception, as published")
     _fps(parser, "take clips at this rate instead of the protocol's")
+    parser.add_argument("--clips", type=count, metavar="N", help="most clips of a side, instead of the protocol's")
+    parser.add_argument("--no-controls", action="store_true", help="leave out what frozen and shuffled clips score")
+    parser.add_argument("--window", type=rate, metavar="S", help="seconds of a stretch of the curve over time")
+    parser.add_argument("--precision", choices=("32", "bf16"), default="32", help="of I3D (default 32)")
+    parser.add_argument("--against", type=Path, metavar="FILE", help="a scores.json from before, to compare with")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the scores with their receipts here")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="scores.json, scores.md (default: GENERATED if a run)")
+    parser.add_argument("--cache", type=Path, metavar="DIR", help="features by content (default ~/.cache/drivesim)")
+    parser.add_argument("--devices", type=count, default=1, metavar="N", help="processes, a device each (default 1)")
     _device(parser)
 
 
@@ -344,7 +348,18 @@ def _evaluate(args: argparse.Namespace) -> None:
     real, generated = _paths(args, "REAL", "GENERATED")
     from drivesim.jobs import evaluate
 
-    evaluate.run(real, generated, args.out, args.json, args.protocol, args.extractor, _chosen(args.device), args.fps)
+    settings = evaluate.Settings(
+        protocol=args.protocol,
+        extractor=args.extractor,
+        inception=args.inception,
+        fps=args.fps,
+        clips=args.clips,
+        controls=not args.no_controls,
+        window=args.window,
+        precision=args.precision,
+        cache=args.cache,
+    )
+    evaluate.run(real, generated, args.out, args.json, settings, _chosen(args.device), args.devices, args.against)
 
 
 def _compare_options(parser: Parser) -> None:
@@ -461,7 +476,7 @@ COMMANDS = {
         _generate,
     ),
     "evaluate": Command(
-        "REAL GENERATED [--json FILE] [--out DIR] [--protocol NAME] [--extractor NAME] [--fps R] [--device D]",
+        "REAL GENERATED [--protocol NAME] [--extractor FILE] [--fps R] [--json FILE] [--out DIR] ...",
         "score generated video against real video, with a receipt",
         "drivesim evaluate ~/held-back runs/two --json score.json",
         _evaluate_options,

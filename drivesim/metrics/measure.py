@@ -341,8 +341,9 @@ def clips(wanted: Wanted, protocol: Protocol) -> Iterator[tuple[int, np.ndarray]
         Mistake: it cannot be decoded as far.
     """
     length = span_seconds(wanted.info, protocol)
-    # a clip at the video's own rate is its frames as they come, however uneven, unless some of them are passed over
-    fps = protocol.fps or (wanted.info.fps if protocol.every > 1 else None)
+    # at the video's own rate a clip is its frames as they come, unless some are passed over or they come unevenly
+    own = protocol.every > 1 or video.UNEVEN in wanted.info.remarks
+    fps = protocol.fps or (wanted.info.fps if own else None)
     fps = fps / protocol.every if fps else None
     for first, last in runs(wanted.clips):
         stream = video.stream(

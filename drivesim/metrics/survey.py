@@ -12,9 +12,9 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from drivesim import weights
 from drivesim.data import video
 from drivesim.data.gather import Source
+from drivesim.data.index import identity as identify
 from drivesim.errors import Mistake
 from drivesim.metrics.measure import Wanted, count_clips, plan
 from drivesim.metrics.protocols import Protocol
@@ -142,16 +142,14 @@ def identity(source: Source) -> str:
     Raises:
         Mistake: no such file, one that may not be read, or one that changed since it was indexed.
     """
-    from drivesim.data.sources import identity as identify
-
     try:
-        found = identify(source.file) if source.file.is_dir() else weights.sha256(source.file)
-    except FileNotFoundError:
-        raise Mistake("no such file", where=source.file) from None
-    except PermissionError:
-        raise Mistake("may not be read", where=source.file, mend="check its permissions") from None
-    except OSError as problem:
-        raise Mistake(f"cannot be read: {problem.strerror}", where=source.file) from None
+        str(source.file).encode()
+        if not source.file.is_dir() and not source.file.is_file():  # a pipe would never end
+            raise OSError("is not a regular file")
+        found = identify(source.file)
+    except (OSError, UnicodeEncodeError) as problem:
+        video.probe(source.file, rate=source.rate)  # says what is the matter
+        raise Mistake(f"cannot be read: {problem}", where=source.file) from None
     if source.clip_id and found != source.clip_id:
         raise Mistake("has changed since it was indexed", where=source.file, mend="index the folder again")
     return found

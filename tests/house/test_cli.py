@@ -23,6 +23,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[tuple[Any, ...], dict[s
     for name in cli.COMMANDS:
         job = types.ModuleType(f"drivesim.jobs.{name}")
         job.run = lambda *args, **kwargs: seen.append((args, kwargs))  # type: ignore[attr-defined]
+        job.Settings = dict  # type: ignore[attr-defined]
         monkeypatch.setitem(sys.modules, job.__name__, job)
         monkeypatch.setattr(drivesim.jobs, name, job, raising=False)
     return seen
@@ -87,8 +88,12 @@ def test_generate_leaves_open_what_the_scenario_says(calls: list) -> None:
 
 
 def test_evaluate(calls: list) -> None:
-    assert run("evaluate real made --json s.json --device cpu") == 0
-    assert calls == [((Path("real"), Path("made"), None, Path("s.json"), "builtin-v1", "builtin-v1", "cpu", None), {})]
+    line = "evaluate real made --json s.json --device cpu --extractor i3d.pt --fps 10 --no-controls --devices 2"
+    assert run(f"{line} --protocol styleganv --against old.json --clips 64 --window 7.5 --precision bf16") == 0
+    settings = {"protocol": "styleganv", "extractor": Path("i3d.pt"), "inception": None, "fps": 10, "clips": 64}
+    settings |= {"controls": False, "window": Fraction(15, 2), "precision": "bf16", "cache": None}
+    given = (Path("real"), Path("made"), None, Path("s.json"), settings, "cpu", 2, Path("old.json"))
+    assert calls == [(given, {})]
 
 
 def test_compare(calls: list) -> None:

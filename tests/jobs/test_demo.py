@@ -60,7 +60,8 @@ def test_it_ends_in_a_page_with_scored_drives(micro: Path) -> None:
     assert 1 <= len(films) <= 3
     info = video.probe(films[0])
     assert (info.frames, float(info.fps)) == (38 * 4 + 1, 7.5)  # 20 s are 39 key-frames, the last one past the end
-    (score,) = json.loads((out / "scores.json").read_text())
+    score, *others = json.loads((out / "scores.json").read_text())
+    assert [other["metric"] for other in others] == ["kvd[builtin-v1]", "fid[builtin-v1]"]
     assert score["metric"] == "fvd[builtin-v1]" and set(score["controls"]) == {"frozen", "shuffled"}
     run = json.loads((out / "run.json").read_text())
     assert run["status"] == "done" and set(run["seconds"]) >= {"world", "autoencoder", "generate", "evaluate"}

@@ -6,7 +6,7 @@ import torch
 from drivesim import weights
 from drivesim.errors import Mistake
 from drivesim.metrics import builtin
-from drivesim.metrics.features import Extractor
+from drivesim.metrics.features import Extractor, prepared_clips
 
 
 @pytest.fixture(scope="module")
@@ -36,21 +36,37 @@ def test_a_flipped_byte_is_noticed(tmp_path):
 
 def test_a_clip_alone_equals_the_clip_in_a_batch(extractor):
     assert isinstance(extractor, Extractor)
-    video = clips(8)
+    video = prepared_clips(extractor, clips(8))
     together = extractor(video)
     alone = torch.cat([extractor(clip[None]) for clip in video])
     assert together.shape == (8, extractor.dim) and together.dtype == torch.float32
     torch.testing.assert_close(alone, together, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("kind", [builtin.Builtin, builtin.BuiltinFrames])
+def test_at_a_fixed_batch_a_vector_is_the_same_in_any_place_beside_any_clips(kind):
+    network, video = kind(), prepared_clips(builtin.Builtin(), clips(6))
+    video = video[:, :1] if kind is builtin.BuiltinFrames else video
+    one, threads = network(video[:4]), torch.get_num_threads()
+    assert torch.equal(network(video[[3, 1, 0, 2]])[[2, 1, 3, 0]], one)
+    assert torch.equal(network(torch.cat([video[:1], video[3:]]))[0], one[0])
+    torch.set_num_threads(3 - min(threads, 2))
+    try:
+        assert torch.equal(network(video[:4]), one)
+    finally:
+        torch.set_num_threads(threads)
+
+
 def test_other_lengths_and_sizes_are_taken(extractor):
-    assert extractor(clips(1, t=9, h=50, w=70)).isfinite().all()
+    assert extractor(prepared_clips(extractor, clips(1, t=9, h=50, w=70))).isfinite().all()
     with pytest.raises(ValueError, match="at least 8"):
-        extractor(clips(1, t=7))
+        extractor(prepared_clips(extractor, clips(1, t=7)))
+    with pytest.raises(ValueError, match="are B T 64 128 3"):
+        extractor(clips(1, h=50))
 
 
 def test_the_order_of_frames_matters(extractor):
-    video = clips(1)
+    video = prepared_clips(extractor, clips(1))
     assert not torch.allclose(extractor(video), extractor(video.flip(1)), atol=1e-3)
 
 

@@ -5,7 +5,7 @@ import pytest
 import scipy.linalg
 import torch
 
-from drivesim.metrics.frechet import Statistics, distance, frechet_distance
+from drivesim.metrics.frechet import Gaussian, Statistics, distance, distance_of, frechet_distance
 
 
 def draw(seed: int, n: int, d: int) -> torch.Tensor:
@@ -46,6 +46,37 @@ def test_fewer_samples_than_dimensions_equals_the_nuclear_norm(n, m, d):
     overlap = torch.linalg.svdvals(a @ b.T).sum()  # tr sqrt(S1 S2) from the samples themselves
     wanted = (x.mean(0) - y.mean(0)).square().sum() + a.square().sum() + b.square().sum() - 2 * overlap
     assert distance(Statistics.of(x), Statistics.of(y)) == pytest.approx(float(wanted), rel=1e-6)
+
+
+@pytest.mark.parametrize(("n", "m", "d"), [(300, 250, 24), (20, 250, 24), (250, 20, 24), (9, 20, 24), (24, 25, 24)])
+def test_from_features_and_from_sums_alike(n, m, d):
+    x, y = draw(1, n, d), draw(2, m, d)
+    for ddof in (0, 1):
+        assert distance_of(x, y, ddof) == pytest.approx(distance(Statistics.of(x), Statistics.of(y), ddof), rel=1e-6)
+        assert distance_of(y, x, ddof) == pytest.approx(distance_of(x, y, ddof), rel=1e-9)
+    assert distance_of(x, x) < 1e-9 * float(Statistics.of(x).covariance().trace())
+
+
+def test_a_singular_covariance_beside_a_regular_one_has_a_closed_form():
+    mu, s1, s2 = torch.zeros(3), torch.tensor([4.0, 0.0, 1.0]), torch.tensor([1.0, 9.0, 1.0])
+    for a, b in ((s1, s2), (s2, s1)):
+        assert frechet_distance(mu, torch.diag(a), mu, torch.diag(b)) == pytest.approx(1 + 9 + 0, rel=1e-12)
+
+
+def test_commuting_covariances_in_many_dimensions():
+    """Analytic: the same eigenvectors, eigenvalues known."""
+    turn = torch.linalg.qr(draw(3, 60, 60))[0]
+    a, b = torch.linspace(0.01, 5, 60, dtype=torch.float64), torch.linspace(7, 0.1, 60, dtype=torch.float64)
+    found = frechet_distance(torch.zeros(60), turn @ a.diag() @ turn.T, torch.ones(60), turn @ b.diag() @ turn.T)
+    assert found == pytest.approx(60 + float((a.sqrt() - b.sqrt()).square().sum()), rel=1e-12)
+
+
+def test_what_is_taken_out_of_a_sum_leaves_the_rest():
+    x = draw(9, 50, 6)
+    rest = Statistics.of(x) - Statistics.of(x[:20])
+    torch.testing.assert_close(rest.covariance(), torch.cov(x[20:].T))
+    with pytest.raises(ValueError, match="needs more than 1"):
+        Gaussian.fit(x[:1])
 
 
 def test_a_turn_changes_nothing():

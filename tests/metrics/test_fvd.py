@@ -1,10 +1,12 @@
 """The metric's states, the controls and the receipt, with an extractor whose features are known."""
 
+import numpy as np
 import pytest
 import torch
 
-from drivesim.metrics import fvd, receipt
-from drivesim.metrics.features import Extractor, check_video, extract
+from drivesim.errors import Mistake
+from drivesim.metrics import fvd, receipt, store
+from drivesim.metrics.features import Extractor, check_prepared, prepared_clips
 from drivesim.metrics.frechet import Statistics, distance
 
 
@@ -13,9 +15,12 @@ class Means:
 
     name, sha, size, min_frames, dim = "means", "0", (4, 4), 2, 6
 
-    def __call__(self, video: torch.Tensor) -> torch.Tensor:
-        check_video(video, self.min_frames)
-        x = video.float()
+    def prepare(self, frames: np.ndarray) -> np.ndarray:
+        return frames
+
+    def __call__(self, prepared: torch.Tensor) -> torch.Tensor:
+        check_prepared(prepared, self.min_frames, self.size)
+        x = prepared.float()
         return torch.cat([x.mean((1, 2, 3)), x.diff(dim=1).abs().mean((1, 2, 3))], 1)
 
 
@@ -70,14 +75,30 @@ def test_the_same_clips_score_nothing():
 
 def test_bad_video_is_refused():
     with pytest.raises(ValueError, match="uint8"):
-        Means()(clips(1, 2).float())
+        prepared_clips(Means(), clips(1, 2).float())
     with pytest.raises(ValueError, match="at least 2"):
         Means()(clips(1, 2)[:, :1])
+    with pytest.raises(ValueError, match="statistics of 3 features, not of 6"):
+        fvd.FrechetVideoDistance(Means()).add(Statistics.of(torch.rand(5, 3)), True)
 
 
-def test_extract_keeps_the_order():
-    video = clips(1, 7)
-    torch.testing.assert_close(extract(Means(), (clip.numpy() for clip in video), batch=3), Means()(video))
+def test_the_real_side_is_measured_once_saved_and_used_again(tmp_path):
+    first, again = fvd.FrechetVideoDistance(Means()), fvd.FrechetVideoDistance(Means())
+    first.update(clips(1, 12), True)
+    first.statistics(True).save(tmp_path / "real.safetensors", {"of": "twelve clips"})
+    sums, about = Statistics.load(tmp_path / "real.safetensors")
+    assert about["of"] == "twelve clips" and sums.n == 12
+    again.add(sums, True)
+    for metric in (first, again):
+        metric.update(clips(2, 12), False)
+    assert torch.equal(first.compute(), again.compute())
+    (tmp_path / "cut.safetensors").write_bytes((tmp_path / "real.safetensors").read_bytes()[:-4])
+    for name, words in (("cut", "not a whole file"), ("none", "no such file")):
+        with pytest.raises(Mistake, match=words):
+            Statistics.load(tmp_path / f"{name}.safetensors")
+    store.write(tmp_path / "else.safetensors", {"x": torch.zeros(1)}, {})
+    with pytest.raises(Mistake, match="does not hold feature statistics"):
+        Statistics.load(tmp_path / "else.safetensors")
 
 
 def test_controls_are_made_of_as_many_clips_as_were_generated():
@@ -90,10 +111,20 @@ def test_controls_are_made_of_as_many_clips_as_were_generated():
 
 def test_the_floor_needs_two_halves():
     real = torch.randn(9, 3)
-    assert fvd.floor(real[:3], torch.arange(3)) is None
-    assert fvd.floor(real, torch.arange(9)) == pytest.approx(
-        distance(Statistics.of(real[:4]), Statistics.of(real[4:8]))
-    )
+    assert fvd.floor(real[:3], ["a", "b", "c"]) is None
+    assert fvd.floor(real, ["a"] * 9) > 0
+
+
+def test_the_floor_is_split_by_drive():
+    """Clips of one drive are alike here, and drives far apart: a split through the drives would score near nothing."""
+    place = torch.randn(8, 3, generator=torch.Generator().manual_seed(0)) * 10
+    real = place.repeat_interleave(40, 0) + torch.randn(320, 3, generator=torch.Generator().manual_seed(1)) * 0.1
+    by_drive = fvd.floor(real, [f"drive {n // 40}" for n in range(320)])
+    by_clip = fvd.floor(real, [f"drive {n}" for n in range(320)])
+    assert by_drive > 20 * by_clip
+    first, second = fvd.halves(["a", "b", "a", "c", "b", "d"], 0)
+    assert sorted(first + second) == list(range(6)) and abs(len(first) - len(second)) <= 2
+    assert not {("a", "b", "a", "c", "b", "d")[n] for n in first} & {("a", "b", "a", "c", "b", "d")[n] for n in second}
 
 
 def test_receipts_say_what_differs():
