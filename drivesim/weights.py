@@ -8,6 +8,7 @@ of others have no such header: ``public`` finds them in a folder of the diffuser
 import hashlib
 import json
 import os
+import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -202,7 +203,8 @@ def refuse_pickle(file: Path, out: Path | None = None) -> NoReturn:
     """Raises:
     Mistake: always, with the command that converts ``file``.
     """
-    mend = f"convert it once: drivesim weights convert {file} --out {out or file.with_suffix('.safetensors')}"
+    paths = [shlex.quote(str(path)) for path in (file, out or file.with_suffix(".safetensors"))]
+    mend = f"convert it once: drivesim weights convert {paths[0]} --out {paths[1]}"
     raise Mistake("a pickle, which can run code when it is opened; only safetensors are", where=file, mend=mend)
 
 

@@ -74,9 +74,9 @@ def convert(file: Path, out: Path) -> str:
 
 def _part(folder: Path) -> str:
     """One folder of a pipeline, which also holds what others read: text encoders, tokenizers."""
-    kind = weights.settings(folder).get("_class_name")
+    kind = pretrained.architecture(weights.settings(folder))
     if kind not in pretrained.ARCHITECTURES:
-        return f"{folder}: {kind or 'a model without _class_name'}, which drivesim does not read"
+        return f"{folder}: {kind}, which drivesim does not read"
     return _said(folder, pretrained.check(folder))
 
 

@@ -58,7 +58,7 @@ def describe(folder: str | Path) -> Public:
         Mistake: no ``config.json``, another architecture, or fields that do not fit ours, by name.
     """
     values = weights.settings(folder)
-    kind = values.get("_class_name")
+    kind = architecture(values)
     if kind not in ARCHITECTURES:
         known = ", ".join(ARCHITECTURES)
         raise Mistake(f"the architecture '{kind}' is not read", where=folder, mend=f"known: {known}")
@@ -68,6 +68,12 @@ def describe(folder: str | Path) -> Public:
             return ARCHITECTURES[kind](_Fields(values, file))
     except (ValueError, TypeError) as problem:  # torch's own word on widths and groups that do not fit
         raise Mistake(str(problem), where=file) from None
+
+
+def architecture(values: Values) -> str:
+    """The class that a ``config.json`` names, in diffusers' way or in transformers'."""
+    others = values.get("architectures")
+    return str(values.get("_class_name") or (others[0] if isinstance(others, list) and others else "unnamed"))
 
 
 def check(folder: str | Path, files: list[Path] | None = None) -> Public:

@@ -38,7 +38,7 @@ def vae(tmp_path: Path) -> Path:
     weights.save_public(folder / "diffusion_pytorch_model.safetensors", model.state_dict())
     other = folder.parent / "text_encoder"
     other.mkdir()
-    (other / "config.json").write_text('{"_class_name": "CLIPTextModel"}')
+    (other / "config.json").write_text('{"architectures": ["CLIPTextModel"]}')
     return folder
 
 
