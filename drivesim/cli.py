@@ -334,6 +334,7 @@ def _evaluate_options(parser: Parser) -> None:
     _fps(parser, "take clips at this rate instead of the protocol's")
     parser.add_argument("--clips", type=count, metavar="N", help="most clips of a side, instead of the protocol's")
     parser.add_argument("--no-controls", action="store_true", help="leave out what frozen and shuffled clips score")
+    parser.add_argument("--pairs", action="store_true", help="also PSNR, SSIM, LPIPS of videos with the same name")
     parser.add_argument("--window", type=rate, metavar="S", help="seconds of a stretch of the curve over time")
     parser.add_argument("--precision", choices=("32", "bf16"), default="32", help="of I3D (default 32)")
     parser.add_argument("--against", type=Path, metavar="FILE", help="a scores.json from before, to compare with")
@@ -358,6 +359,7 @@ def _evaluate(args: argparse.Namespace) -> None:
         window=args.window,
         precision=args.precision,
         cache=args.cache,
+        pairs=args.pairs,
     )
     evaluate.run(real, generated, args.out, args.json, settings, _chosen(args.device), args.devices, args.against)
 

@@ -91,7 +91,7 @@ def test_evaluate(calls: list) -> None:
     line = "evaluate real made --json s.json --device cpu --extractor i3d.pt --fps 10 --no-controls --devices 2"
     assert run(f"{line} --protocol styleganv --against old.json --clips 64 --window 7.5 --precision bf16") == 0
     settings = {"protocol": "styleganv", "extractor": Path("i3d.pt"), "inception": None, "fps": 10, "clips": 64}
-    settings |= {"controls": False, "window": Fraction(15, 2), "precision": "bf16", "cache": None}
+    settings |= {"controls": False, "window": Fraction(15, 2), "precision": "bf16", "cache": None, "pairs": False}
     given = (Path("real"), Path("made"), None, Path("s.json"), settings, "cpu", 2, Path("old.json"))
     assert calls == [(given, {})]
 
