@@ -269,6 +269,7 @@ def _keyframes(settings: KeyframesRun, begin: int) -> Built:
             schedule={**of_image.schedule, "shared": settings.loss.shared},
             labels=of_image.labels,
             alpha=settings.temporal.alpha,
+            norm=settings.temporal.norm,
         )
         return stage.temporal.cpu(), header
 
