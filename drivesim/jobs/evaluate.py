@@ -23,6 +23,7 @@ from rich.table import Table
 from drivesim import weights
 from drivesim.data.gather import Source, gather
 from drivesim.errors import Mistake
+from drivesim.jobs import report
 from drivesim.metrics import i3d, protocols, published, videomae
 from drivesim.metrics.builtin import NAME as BUILTIN
 from drivesim.metrics.builtin import Builtin, BuiltinFrames
@@ -119,7 +120,7 @@ def run(
         both = (vectors[0], vectors[1])
         found = [score.plain() for score in scores(ruler, receipt_for(ruler, *sides), sides, both, settings.window)]
     _tell(console, found, sides, earlier)
-    _write(found, out or _run_folder(Path(generated)), json_file)
+    _write(found, out or _run_folder(Path(generated)), json_file, f"{_named(generated)} against {_named(real)}")
     return found
 
 
@@ -354,13 +355,19 @@ def markdown(found: list[dict[str, Any]]) -> str:
     return f"| {' | '.join(cells)} |\n{'|---' * len(cells)}|\n| {' | '.join(cells.values())} |"
 
 
-def _write(found: list[dict[str, Any]], folder: Path | None, json_file: Path | None) -> None:
+def _write(found: list[dict[str, Any]], folder: Path | None, json_file: Path | None, title: str) -> None:
     content = json.dumps(found, indent=1).encode()
     if json_file is not None:
         weights.write_atomic(json_file, content)
     if folder is not None:
         weights.write_atomic(folder / "scores.json", content)
         weights.write_atomic(folder / "scores.md", f"{markdown(found)}\n".encode())
+        print(report.run(folder, title=None if (folder / "run.json").is_file() else title))
+
+
+def _named(place: str | Path) -> str:
+    """A folder or file by its name, a pattern whole."""
+    return str(place) if set("*?[") & set(str(place)) else Path(place).absolute().name
 
 
 def _run_folder(generated: Path) -> Path | None:

@@ -14,7 +14,7 @@ import drivesim
 from drivesim import report
 from drivesim.data import video
 from drivesim.errors import Mistake
-from drivesim.report import Block, Curves, Facts, Page, Picture, Scores, Section, Video, Words
+from drivesim.report import Block, Curves, Facts, Page, Picture, Scores, Section, Stamp, Video, Words, video_stamp
 from drivesim.scene import KEYFRAME_FPS
 
 COLUMNS = 6
@@ -24,11 +24,12 @@ SAMPLES = 8
 PICTURES = (".png", ".jpg", ".jpeg")
 
 
-def run(run_folder: Path, real: Sequence[Path] = ()) -> Path:
+def run(run_folder: Path, real: Sequence[Path] = (), title: str | None = None) -> Path:
     """Writes ``report.html`` into ``run_folder`` from what is found in it and in its subfolders; returns the page.
 
     Args:
         real: clips to show beside what was generated.
+        title: None = the name of the folder, or of the videos that were scored where it holds nothing but scores.
 
     Raises:
         Mistake: no such folder, or nothing in it that could be shown.
@@ -36,20 +37,22 @@ def run(run_folder: Path, real: Sequence[Path] = ()) -> Path:
     folder = Path(run_folder)
     if not folder.is_dir():
         raise Mistake("no such run folder", where=folder, mend="'drivesim train', 'generate' and 'demo' make one")
-    sections = [*_videos(folder), *_real(real), *_scores(folder), *_training(folder)]
+    scores = _scores(folder)
+    videos, training = _videos(folder, scores), _training(folder)
+    sections = [*videos, *_real(real), *_score_section(scores), *training]
     if not sections:
         raise Mistake(
             "holds no video, scores or training curves", where=folder, mend="a run folder of drivesim is expected"
         )
+    title = title or (folder.resolve().name if videos or training else _scored(scores) or folder.resolve().name)
+    own = [block for block in scores if not block.caption] or scores
+    stamp = own[0].stamp if len(own) == 1 else None  # that of one evaluation says nothing of another
     facts = _facts(folder)
-    lead = _lead(folder, sections)
-    return report.write(
-        Page(folder.resolve().name, lead, [*sections, *facts], f"drivesim {drivesim.__version__}"),
-        folder / "report.html",
-    )
+    page = Page(title, _lead(sections), [*sections, *facts], f"drivesim {drivesim.__version__}", stamp)
+    return report.write(page, folder / "report.html")
 
 
-def video_blocks(file: Path) -> list[Block]:
+def video_blocks(file: Path, stamp: Stamp | None = None) -> list[Block]:
     """A generated video: itself, its opening, and contact sheets of its whole length, its key-frames and its frames."""
     info = video.probe(file)
     factor = _factor(file, info.fps)
@@ -57,7 +60,7 @@ def video_blocks(file: Path) -> list[Block]:
     caption = f"{shape} at {float(info.fps):g} frames a second, {float(info.seconds):.0f} s. {_filling(factor)}"
     opening = next(video.stream(file, chunk=1)).frames[0]
     blocks: list[Block] = [
-        Video(file, caption),
+        Video(file, caption, stamp),
         Picture(
             opening,
             "The opening: the frame that all others follow from.",
@@ -112,12 +115,27 @@ def _ordinal(n: int) -> str:
     return f"{n}{'th' if 10 <= n % 100 <= 20 else {1: 'st', 2: 'nd', 3: 'rd'}.get(n % 10, 'th')}"
 
 
-def _videos(folder: Path) -> list[Section]:
+def _videos(folder: Path, scores: Sequence[Scores]) -> list[Section]:
     files = sorted(folder.rglob("video.mp4"))
-    return [
-        Section("Video" if len(files) == 1 else f"Video: {_where(file.parent, folder)}", video_blocks(file))
-        for file in files
-    ]
+    rows = [row for block in scores for row in block.rows]
+    found = []
+    for file in files:
+        row = _row_of(file, folder, rows)
+        try:
+            blocks = video_blocks(file, video_stamp(row) if row else None)
+        except Mistake as problem:  # one that does not open leaves the page to the others
+            blocks = [Words(f"{file.name} {problem.what}.")]
+        found.append(Section("Video" if len(files) == 1 else f"Video: {_where(file.parent, folder)}", blocks))
+    return found
+
+
+def _row_of(file: Path, folder: Path, rows: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """What was found about a video, by its path as it is now, or, where the folder was moved since or the path is
+    relative to another, by the path's end from the folder's own name on."""
+    here, end = file.resolve(), (folder.resolve().name, *file.relative_to(folder).parts)
+    exact = [row for row in rows if Path(row["video"]).resolve() == here]
+    alike = [row for row in rows if Path(row["video"]).parts[-len(end) :] == end]
+    return next(iter(exact), alike[0] if len({row["video"] for row in alike}) == 1 else None)
 
 
 def _real(files: Sequence[Path]) -> list[Section]:
@@ -130,19 +148,36 @@ def _real(files: Sequence[Path]) -> list[Section]:
     return [Section("Real footage, to compare with", sheets)] if sheets else []
 
 
-def _scores(folder: Path) -> list[Section]:
-    found: list[Block] = []
-    for file in sorted(folder.rglob("scores.json")):
-        scores = _json(file)
-        if isinstance(scores, list) and scores:
+def _scores(folder: Path) -> list[Scores]:
+    found = []
+    for file in sorted(folder.rglob("scores.json"), key=lambda f: (len(f.parts), f)):
+        content = _json(file)
+        scores = [one for one in (content if isinstance(content, list) else [content]) if _is_score(one)]
+        if scores:
             found.append(Scores(scores, "" if file.parent == folder else _where(file.parent, folder)))
-    if not found:
+    return found
+
+
+def _is_score(content: Any) -> bool:
+    return isinstance(content, dict) and isinstance(content.get("receipt"), dict) and "metric" in content
+
+
+def _score_section(scores: Sequence[Scores]) -> list[Section]:
+    if not scores:
         return []
     explained = Words(
-        "The floor is what real video scores against itself. The controls are real clips made worthless: their first "
-        "frame held, or their frames shuffled. A score is only worth something well below the controls."
+        "Lower is better unless a score says otherwise. The floor is what real video scores against itself. The "
+        "controls are real clips made worthless: their first frame held, or their frames shuffled. A score is only "
+        "worth something well below the controls, and too few clips push it upward: the estimate is without that "
+        "bias, with its standard error."
     )
-    return [Section("Scores", [explained, *found])]
+    return [Section("Scores", [explained, *scores])]
+
+
+def _scored(scores: Sequence[Scores]) -> str:
+    """Name of the folder that all scored videos lie in; "" where it is not known."""
+    parents = {Path(row["video"]).parent for block in scores for row in block.rows}
+    return parents.pop().name if len(parents) == 1 else ""
 
 
 def _training(folder: Path) -> list[Section]:
@@ -191,10 +226,9 @@ def _readable(facts: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _lead(folder: Path, sections: list[Section]) -> str:
+def _lead(sections: list[Section]) -> str:
     blocks = [block for section in sections for block in section.blocks]
     films = sum(isinstance(block, Video) for block in blocks)
-    scores = [score for block in blocks if isinstance(block, Scores) for score in block.scores]
     parts = []
     if films:
         parts.append(
@@ -204,10 +238,7 @@ def _lead(folder: Path, sections: list[Section]) -> str:
         )
     elif any(isinstance(block, Curves) for block in blocks):
         parts.append("A training run.")
-    for score in scores:
-        control = min(score["controls"].values(), default=None)
-        against = f" where the better control scores {control:.1f}" if control is not None else ""
-        parts.append(f"{score['metric']} is {score['value']:.1f}{against}; lower is better.")
+    parts += [block.lead for block in blocks if isinstance(block, Scores)]
     return " ".join(parts) or "What was found in this folder."
 
 

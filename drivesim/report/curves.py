@@ -1,16 +1,15 @@
 """Training curves from Lightning's ``metrics.csv`` as SVG, drawn without a display."""
 
 import csv
-import io
 import math
 from pathlib import Path
 
-import matplotlib
 import numpy as np
-from matplotlib.figure import Figure
+from matplotlib.axes import Axes
+
+from drivesim.report.drawing import BLUE, GREY, ORANGE, as_svg, empty, logarithmic, quiet, styled
 
 SKIP = ("epoch", "step")
-GREY, BLUE, ORANGE = "#888888", "#3b7dd8", "#d9822b"
 MANY = 400
 ACROSS = 3
 
@@ -41,32 +40,20 @@ def draw(series: Series) -> str:
         return ""
     columns = min(ACROSS, len(shown))
     rows = -(-len(shown) // columns)
-    with matplotlib.rc_context(
-        {"svg.fonttype": "none", "svg.hashsalt": "drivesim", "font.family": "sans-serif", "font.size": 8}
-    ):
-        figure = Figure(figsize=(3.3 * columns, 2.0 * rows), layout="constrained")
-        figure.patch.set_alpha(0)
+    with styled():
+        figure = empty(3.3 * columns, 2.0 * rows)
         for n, (name, (steps, values)) in enumerate(shown.items()):
             _axes(figure.add_subplot(rows, columns, n + 1), name, steps, values)
-        text = io.StringIO()
-        figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
-    svg = text.getvalue()
-    return svg[svg.index("<svg") :]
+        return as_svg(figure)
 
 
-def _axes(axes: "matplotlib.axes.Axes", name: str, steps: np.ndarray, values: np.ndarray) -> None:
+def _axes(axes: Axes, name: str, steps: np.ndarray, values: np.ndarray) -> None:
     x, y = thinned(steps, values)
     axes.plot(x, y, color=ORANGE if "val" in name else BLUE, linewidth=1.2)
     axes.set_title(name, color=GREY, fontsize=8)
     if y.min() > 0 and y.max() > 20 * y.min():
-        axes.set_yscale("log")
-    axes.patch.set_alpha(0)
-    axes.grid(alpha=0.25, linewidth=0.5)
-    axes.tick_params(colors=GREY, which="both", labelsize=7)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    for side in ("left", "bottom"):
-        axes.spines[side].set_color(GREY)
+        logarithmic(axes)
+    quiet(axes)
 
 
 def thinned(x: np.ndarray, y: np.ndarray, most: int = MANY) -> tuple[np.ndarray, np.ndarray]:

@@ -13,6 +13,8 @@ from markupsafe import Markup
 
 from drivesim import weights
 from drivesim.report import curves
+from drivesim.report.scores import Scores, Stamp
+from drivesim.report.words import digits
 
 LARGEST = 64 * 2**20  # a page above this opens slowly: the video stays beside it
 
@@ -27,10 +29,11 @@ class Words:
 
 @dataclass(frozen=True)
 class Video:
-    """An H.264 mp4, put into the page whole."""
+    """An H.264 mp4, put into the page whole, with how long it is usable where that was measured."""
 
     file: Path
     caption: str = ""
+    stamp: Stamp | None = None
     kind: str = "video"
 
     @property
@@ -74,26 +77,6 @@ class Curves:
 
 
 @dataclass(frozen=True)
-class Scores:
-    """Scores as ``drivesim.score/1``, each with its floor, controls, warnings and receipt."""
-
-    scores: list[dict[str, Any]]
-    caption: str = ""
-    kind: str = "scores"
-
-    def bars(self, score: dict[str, Any]) -> list[tuple[str, float, float, str]]:
-        """(what, value, percent of the largest, class), best first."""
-        found = [("generated", score["value"], "own")]
-        if score.get("floor") is not None:
-            found.append(("floor: real against real", score["floor"], "floor"))
-        found += [(f"control: {word}", value, "control") for word, value in score.get("controls", {}).items()]
-        largest = max(value for _, value, _ in found) or 1.0
-        return [
-            (what, value, 100 * value / largest, kind) for what, value, kind in sorted(found, key=lambda bar: bar[1])
-        ]
-
-
-@dataclass(frozen=True)
 class Facts:
     """Names and values, as a table."""
 
@@ -122,12 +105,14 @@ class Page:
         lead: one or two sentences that say what is seen here.
         sections: in their order.
         foot: for example the version and the date.
+        stamp: how long what is seen here is usable.
     """
 
     title: str
     lead: str
     sections: list[Section] = field(default_factory=list)
     foot: str = ""
+    stamp: Stamp | None = None
 
 
 def render(page: Page) -> str:
@@ -140,6 +125,7 @@ def render(page: Page) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["digits"] = digits
     return environment.get_template("page.html").render(page=page)
 
 
