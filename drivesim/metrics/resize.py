@@ -57,13 +57,17 @@ def short_side_crop(frames: np.ndarray) -> np.ndarray:
 def cdfvd(frames: np.ndarray) -> np.ndarray:
     """cd-fvd's chain: short side to 256 with antialiasing, centre crop, fractions cut off, half-pixel bilinear to 224.
 
-    Its antialiasing is torch's (a triangle as wide as the step), which OpenCV does not have.
+    Its antialiasing is torch's (a triangle as wide as the step), which OpenCV does not have, and works in 0..1, where
+    a level may come out a hair lower and be cut off: so do we, to the last bit. A frame at a time stays in the
+    processor's cache, in less than half of the time.
     """
     size = _short_side(frames.shape[1:3], CDFVD_SIZE)
-    x = rearrange(torch.from_numpy(frames), "t h w c -> t c h w").float()
-    x = F.interpolate(x, size, mode="bilinear", antialias=True)
-    levels = rearrange(x, "t c h w -> t h w c").clamp(0, 255).byte().numpy()
-    return _each(_centre(levels, CDFVD_SIZE), (SIZE, SIZE))
+    levels = np.empty((len(frames), CDFVD_SIZE, CDFVD_SIZE, 3), np.uint8)
+    for frame, into in zip(frames, levels, strict=True):
+        x = rearrange(torch.from_numpy(frame), "h w c -> 1 c h w").float() / 255
+        x = F.interpolate(x, size, mode="bilinear", antialias=True)
+        into[:] = _centre((rearrange(x, "1 c h w -> 1 h w c") * 255).byte().numpy(), CDFVD_SIZE)[0]
+    return _each(levels, (SIZE, SIZE))
 
 
 RESIZES: dict[str, Resize] = {
