@@ -7,8 +7,7 @@ killed one goes on, and the number of processes does not matter.
 
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -22,16 +21,19 @@ from rich.table import Table
 
 from drivesim import weights
 from drivesim.data.gather import Source, gather
+from drivesim.data.pairs import names as by_name
 from drivesim.errors import Mistake
 from drivesim.jobs import report
-from drivesim.metrics import i3d, protocols, published, videomae
+from drivesim.jobs.processes import processes
+from drivesim.metrics import i3d, paired, protocols, published, videomae
 from drivesim.metrics.builtin import NAME as BUILTIN
 from drivesim.metrics.builtin import Builtin, BuiltinFrames
+from drivesim.metrics.drift import width_for
 from drivesim.metrics.features import Extractor
 from drivesim.metrics.inception import Inception
 from drivesim.metrics.measure import Cache, Ruler, measure, missing
 from drivesim.metrics.protocols import Protocol
-from drivesim.metrics.receipt import refuse_unlike
+from drivesim.metrics.receipt import Receipt, Score, refuse_unlike
 from drivesim.metrics.score import collect, receipt_for, scores, too_few
 from drivesim.metrics.survey import Probes, Side, check_rates, survey
 
@@ -51,6 +53,7 @@ class Settings:
         controls: measure also what worthless video scores.
         window: seconds of a stretch of the drift curve; None = a twelfth of the longest video.
         cache: folder for features, kept by the content of the video.
+        pairs: also PSNR, SSIM and LPIPS of each generated video against the real one of its name.
     """
 
     protocol: str | None = None
@@ -62,6 +65,7 @@ class Settings:
     window: Fraction | None = None
     precision: Literal["32", "bf16"] = "32"
     cache: Path | None = None
+    pairs: bool = False
 
 
 def run(
@@ -118,7 +122,11 @@ def run(
         _check(sides, places, ruler, (real, generated))
         vectors = tuple(collect(side, own, Cache(folder, own)) for side, own in zip(sides, rulers, strict=True))
         both = (vectors[0], vectors[1])
-        found = [score.plain() for score in scores(ruler, receipt_for(ruler, *sides), sides, both, settings.window)]
+        receipt = receipt_for(ruler, *sides)
+        made = scores(ruler, receipt, sides, both, settings.window)
+        if settings.pairs:
+            made += _pairs((real, generated), places, receipt, settings, team.device, console)
+    found = [score.plain() for score in made]
     _tell(console, found, sides, earlier)
     _write(found, out or _run_folder(Path(generated)), json_file, f"{_named(generated)} against {_named(real)}")
     return found
@@ -168,42 +176,6 @@ def _clip_network(protocol: Protocol, settings: Settings, device: torch.device) 
     return i3d.I3D(settings.extractor, device, protocol.resize, protocol.epsilon, settings.precision)
 
 
-# --- processes --------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Team:
-    """The processes that share a pass: this one's number and device, and how to wait for the others."""
-
-    rank: int
-    size: int
-    device: torch.device
-    meet: Callable[[], None]
-
-
-@contextmanager
-def processes(device: str, devices: int) -> Iterator[Team]:
-    """One process, or ``devices`` of them by Lightning Fabric, also those that torchrun or SLURM started.
-
-    Where they are on a CPU, they share its cores.
-    """
-    if devices == 1 and int(os.environ.get("WORLD_SIZE") or os.environ.get("SLURM_NTASKS") or 1) == 1:
-        yield Team(0, 1, torch.device(device), lambda: None)
-        return
-    from lightning_fabric import Fabric
-
-    kind = torch.device(device).type
-    fabric = Fabric(accelerator=kind, devices=devices, strategy="ddp")
-    fabric.launch()
-    if kind == "cpu":
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // fabric.world_size))
-    try:
-        yield Team(fabric.global_rank, fabric.world_size, fabric.device, fabric.barrier)
-    finally:
-        if torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()
-
-
 # --- the pass ---------------------------------------------------------------------------------------------------------
 
 
@@ -251,6 +223,31 @@ def _leave_out_failed(side: Side, ruler: Ruler, cache: Cache) -> None:
     for wanted in [wanted for wanted in side.videos if wanted.clip_id in failed]:
         side.videos.remove(wanted)
         side.left_out.add(failed[wanted.clip_id], wanted.source.file)
+
+
+def _pairs(
+    names: tuple[str | Path, str | Path],
+    places: tuple[list[Source], list[Source]],
+    receipt: Receipt,
+    settings: Settings,
+    device: torch.device,
+    console: Console,
+) -> list[Score]:
+    """Raises:
+    Mistake: no generated video has the name of a real one, or a pair cannot be read.
+    """
+    left, right = (by_name(Path(name), sources) for name, sources in zip(names, places, strict=True))
+    shared = sorted(left.keys() & right.keys())
+    if not shared:
+        mend = f"for example '{min(right)}' has no counterpart there"
+        raise Mistake("no generated video has the name of a real one", where="--pairs", mend=mend)
+    called, look = paired.perceptual(device)
+    found = []
+    with _bar(console) as bar:
+        for name in bar.track(shared, description="pairs"):
+            found.append(paired.compare(left[name], right[name], settings.fps, device, look))
+    longest = max(Fraction(pair.times[-1]).limit_denominator(1000) for pair in found)
+    return paired.scores(found, called, receipt, settings.window or width_for([longest], Fraction(1)))
 
 
 def _bar(console: Console) -> Progress:
