@@ -17,7 +17,6 @@ import torch
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
 
 from drivesim import weights
 from drivesim.data.gather import Source, gather
@@ -33,9 +32,10 @@ from drivesim.metrics.features import Extractor
 from drivesim.metrics.inception import Inception
 from drivesim.metrics.measure import Cache, Ruler, measure, missing
 from drivesim.metrics.protocols import Protocol
-from drivesim.metrics.receipt import Receipt, Score, refuse_unlike
+from drivesim.metrics.receipt import Receipt, Score, comparable, refuse_unlike
 from drivesim.metrics.score import collect, receipt_for, scores, too_few
-from drivesim.metrics.survey import Probes, Side, check_rates, survey
+from drivesim.metrics.survey import Probes, Side, Tally, check_rates, survey
+from drivesim.report import terminal
 
 SHOWN = 8  # files of one reason that are named on the terminal
 FRAMES_IN_BATCH = {"cpu": 64, "cuda": 256, "mps": 64}
@@ -102,6 +102,7 @@ def run(
         rulers = (ruler, replace(ruler, controls=False))
         console, readers = Console(quiet=team.rank > 0), max(1, (os.cpu_count() or 1) // team.size)
         places = (gather(real), gather(generated))
+        pairs = _named_alike((real, generated), places) if settings.pairs else []
         if team.rank > 0:
             team.meet()  # by now the first has probed everything
         sides = _survey(places, protocol, Probes(folder), readers, console)
@@ -125,7 +126,7 @@ def run(
         receipt = receipt_for(ruler, *sides)
         made = scores(ruler, receipt, sides, both, settings.window)
         if settings.pairs:
-            made += _pairs((real, generated), places, receipt, settings, team.device, console)
+            made += _pairs(pairs, receipt, settings, team.device, console)
     found = [score.plain() for score in made]
     _tell(console, found, sides, earlier)
     _write(found, out or _run_folder(Path(generated)), json_file, f"{_named(generated)} against {_named(real)}")
@@ -225,29 +226,45 @@ def _leave_out_failed(side: Side, ruler: Ruler, cache: Cache) -> None:
         side.left_out.add(failed[wanted.clip_id], wanted.source.file)
 
 
-def _pairs(
-    names: tuple[str | Path, str | Path],
-    places: tuple[list[Source], list[Source]],
-    receipt: Receipt,
-    settings: Settings,
-    device: torch.device,
-    console: Console,
-) -> list[Score]:
-    """Raises:
-    Mistake: no generated video has the name of a real one, or a pair cannot be read.
+def _named_alike(
+    names: tuple[str | Path, str | Path], places: tuple[list[Source], list[Source]]
+) -> list[tuple[Source, Source]]:
+    """The pairs of real and generated videos of one name.
+
+    Raises:
+        Mistake: there is none.
     """
     left, right = (by_name(Path(name), sources) for name, sources in zip(names, places, strict=True))
     shared = sorted(left.keys() & right.keys())
     if not shared:
         mend = f"for example '{min(right)}' has no counterpart there"
         raise Mistake("no generated video has the name of a real one", where="--pairs", mend=mend)
+    return [(left[name], right[name]) for name in shared]
+
+
+def _pairs(
+    pairs: list[tuple[Source, Source]], receipt: Receipt, settings: Settings, device: torch.device, console: Console
+) -> list[Score]:
+    """Frame by frame; a pair that cannot be read, or whose truth is shorter, is left out with a line.
+
+    Raises:
+        Mistake: that goes for all of them.
+    """
     called, look = paired.perceptual(device)
-    found = []
+    found, left_out = [], Tally()
     with _bar(console) as bar:
-        for name in bar.track(shared, description="pairs"):
-            found.append(paired.compare(left[name], right[name], settings.fps, device, look))
+        for real, generated in bar.track(pairs, description="pairs"):
+            try:
+                found.append(paired.compare(real, generated, settings.fps, device, look))
+            except Mistake as problem:
+                if len(pairs) == 1:
+                    raise
+                left_out.add(problem.what, generated.file)
+    if not found:
+        raise Mistake(f"no pair can be compared: {next(iter(left_out.files))}", where="--pairs")
     longest = max(Fraction(pair.times[-1]).limit_denominator(1000) for pair in found)
-    return paired.scores(found, called, receipt, settings.window or width_for([longest], Fraction(1)))
+    width = settings.window or width_for([longest], Fraction(1))
+    return [replace(score, left_out=left_out.counted("pair")) for score in paired.scores(found, called, receipt, width)]
 
 
 def _bar(console: Console) -> Progress:
@@ -295,61 +312,17 @@ def _tell(
                     console.print(f"[yellow]{kind}[/] {escape(name)}: {escape(file)}: {escape(words)}", highlight=False)
                 if len(files) > SHOWN:
                     console.print(f"[yellow]{kind}[/] {name}: {len(files) - SHOWN} more: {words}", highlight=False)
-    console.print(table(found))
+    console.print(terminal.table(found))
     for warning in found[0]["warnings"]:
         console.print(f"[yellow]warning[/] {escape(warning)}", highlight=False)
     for now, before in zip(found, earlier, strict=False):
-        if now["metric"] == before["metric"]:
-            console.print(versus(now, before), highlight=False)
+        if now["metric"] == before["metric"] and not comparable(now, before):
+            console.print(terminal.versus(now, before), highlight=False)
     if found[0]["usable_until"] is not None:
         end = found[0]["curve"][-1]["t1"]
         held = found[0]["usable_until"] >= end
         console.print(f"usable until {found[0]['usable_until']:.1f} s" + (", its end" if held else f" of {end:.1f} s"))
-    console.print(markdown(found), highlight=False, soft_wrap=True, markup=False)
-
-
-def table(found: list[dict[str, Any]]) -> Table:
-    """The scores beside their floors and controls, for the terminal."""
-    receipt = found[0]["receipt"]
-    taken = f"{receipt['frames']} frames at {receipt['fps']} fps"
-    counted = f"{found[0]['n_generated']} generated clips, {found[0]['n_real']} real"
-    grid = Table(title=f"protocol {escape(receipt['protocol'])}: {taken}; {counted}")
-    for name in ("", *(score["metric"] for score in found)):
-        grid.add_column(escape(name), justify="right" if name else "left")
-    rows: dict[str, list[float | None]] = {"[bold]value[/]": [score["value"] for score in found]}
-    rows["estimate without bias"] = [score["estimate"] for score in found]
-    rows["  its standard error"] = [score["se"] for score in found]
-    rows["floor: real against real"] = [score["floor"] for score in found]
-    for word in found[0]["controls"]:
-        rows[f"control: real, {word}"] = [score["controls"].get(word) for score in found]
-    for name, values in rows.items():
-        grid.add_row(name, *("" if value is None else f"{value:.4g}" for value in values))
-    return grid
-
-
-def versus(now: dict[str, Any], before: dict[str, Any]) -> str:
-    """One line: how far two comparable scores are apart, in standard errors where both have one."""
-    change = now["value"] - before["value"]
-    line = f"{now['metric']}: {now['value']:.4g} here, {before['value']:.4g} before, {change:+.4g}"
-    if now["se"] and before["se"]:
-        apart = (now["estimate"] - before["estimate"]) / (now["se"] ** 2 + before["se"] ** 2) ** 0.5
-        line += f" ({apart:+.1f} standard errors of the estimates)"
-    return line
-
-
-def markdown(found: list[dict[str, Any]]) -> str:
-    """Two lines to paste into a document: a header and a row."""
-    receipt = found[0]["receipt"]
-    cells = {
-        "protocol": receipt["protocol"],
-        "extractor": f"{receipt['extractor']['name']} {receipt['extractor']['sha'][:8]}",
-    }
-    cells |= {"clips real / generated": f"{found[0]['n_real']} / {found[0]['n_generated']}"}
-    cells |= {"frames @ fps": f"{receipt['frames']} @ {receipt['fps']}"}
-    for score in found:
-        spread = "" if score["se"] is None else f" (jackknife {score['estimate']:.4g} ± {score['se']:.2g})"
-        cells[score["metric"]] = f"{score['value']:.4g}{spread}"
-    return f"| {' | '.join(cells)} |\n{'|---' * len(cells)}|\n| {' | '.join(cells.values())} |"
+    console.print(terminal.markdown(found), highlight=False, soft_wrap=True, markup=False)
 
 
 def _write(found: list[dict[str, Any]], folder: Path | None, json_file: Path | None, title: str) -> None:
@@ -358,7 +331,7 @@ def _write(found: list[dict[str, Any]], folder: Path | None, json_file: Path | N
         weights.write_atomic(json_file, content)
     if folder is not None:
         weights.write_atomic(folder / "scores.json", content)
-        weights.write_atomic(folder / "scores.md", f"{markdown(found)}\n".encode())
+        weights.write_atomic(folder / "scores.md", f"{terminal.markdown(found)}\n".encode())
         print(report.run(folder, title=None if (folder / "run.json").is_file() else title))
 
 

@@ -101,7 +101,8 @@ def comparable(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
     """The receipt's keys in which two scores (as plain values) differ; empty: they may be compared."""
     mine, yours = one["receipt"], other["receipt"]
     same = json.loads(json.dumps([mine, yours]))  # as files carry them: tuples are lists there
-    different = sorted(k for k in mine.keys() | yours.keys() if same[0].get(k) != same[1].get(k))
+    keys = sorted(mine.keys() | yours.keys(), key=lambda key: (key == "clips_real", key))  # rules before what they gave
+    different = [k for k in keys if same[0].get(k) != same[1].get(k)]
     return [k for k in different if k not in ("clips_generated", "version")]
 
 

@@ -13,10 +13,9 @@ from drivesim.metrics import drift, fvd, jackknife, kernel
 from drivesim.metrics.features import Extractor
 from drivesim.metrics.frechet import distance_of, frechet_distance
 from drivesim.metrics.measure import CONTROLS, FRAMES, Cache, Ruler, span_seconds
-from drivesim.metrics.receipt import LeftOut, Receipt, Score, clips_hash, warnings_for
-from drivesim.metrics.survey import Side, Tally
+from drivesim.metrics.receipt import Receipt, Score, clips_hash, warnings_for
+from drivesim.metrics.survey import Side
 
-EXAMPLES = 5
 RESIZES = {
     "tf1": "TensorFlow 1's bilinear to 224x224, aspect ignored, no half-pixel offset",
     "bilinear": "half-pixel bilinear to 224x224, aspect ignored, no antialiasing",
@@ -117,13 +116,12 @@ def scores(
 ) -> list[Score]:
     """FVD, KVD and FID of the second side against the first; the first of them has the curve over time."""
     real, made = vectors
-    left_out, notes = ([_counted(n, s, w) for n, s in zip(("real", "generated"), sides, strict=True)] for w in (0, 1))
     warnings = _warnings(sides, vectors, ruler.clip.dim)
     common = {
         "n_real": len(real.names),
         "n_generated": len(made.names),
-        "left_out": [item for part in left_out for item in part],
-        "notes": [item for part in notes for item in part],
+        "left_out": [*sides[0].left_out.counted("real"), *sides[1].left_out.counted("generated")],
+        "notes": [*sides[0].remarks.counted("real"), *sides[1].remarks.counted("generated")],
         "warnings": warnings,
     }
     video = _frechet("fvd", ruler.clip, receipt, real, made, "features", ruler, common)
@@ -252,11 +250,6 @@ def _hash(side: Side, ruler: Ruler) -> str:
         for wanted in side.videos
         for clip in wanted.clips
     )
-
-
-def _counted(name: str, side: Side, which: int) -> list[LeftOut]:
-    tally: Tally = (side.left_out, side.remarks)[which]
-    return [LeftOut(f"{name}: {words}", len(files), sorted(files)[:EXAMPLES]) for words, files in tally.files.items()]
 
 
 def _warnings(sides: tuple[Side, Side], vectors: tuple[Measured, Measured], dim: int) -> list[str]:

@@ -18,7 +18,9 @@ from drivesim.data.index import identity as identify
 from drivesim.errors import Mistake
 from drivesim.metrics.measure import Wanted, count_clips, plan
 from drivesim.metrics.protocols import Protocol
+from drivesim.metrics.receipt import LeftOut
 
+EXAMPLES = 5  # names that a score carries
 ALIKE = Fraction(1, 200)  # 30000/1001 passes for 30
 
 
@@ -33,6 +35,10 @@ class Tally:
 
     def __len__(self) -> int:
         return sum(map(len, self.files.values()))
+
+    def counted(self, of: str) -> list[LeftOut]:
+        """As a score carries it, said of the side ``of``."""
+        return [LeftOut(f"{of}: {what}", len(files), sorted(files)[:EXAMPLES]) for what, files in self.files.items()]
 
 
 @dataclass

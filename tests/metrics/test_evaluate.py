@@ -243,7 +243,7 @@ def test_one_process_two_and_a_killed_one_give_the_same_bits(tmp_path):
     while not list((tmp_path / "killed").rglob("*.safetensors")) and killed.poll() is None:
         pass  # until the first vectors are on disk
     killed.kill()
-    killed.wait()
+    killed.communicate()
     kept = {file: file.stat().st_mtime_ns for file in (tmp_path / "killed").rglob("*.safetensors")}
     again = run_command(*words, "--json", str(tmp_path / "again.json"), cache=tmp_path / "killed")
     text = again.communicate(timeout=300)[0]
