@@ -656,9 +656,9 @@ def table(rows: list[Row], about: list[str]) -> str:
     lines = [
         "# `drivesim evaluate` beside its peers",
         "",
-        "Written by `python tools/benchmark_fvd.py --parts all --out docs/evaluation-benchmarks.md`, whose head says what",
-        "to install. Ratios are how many times as long the peer takes, medians over rounds in which every contestant runs",
-        "once, in one process; they carry over to other machines, the seconds do not.",
+        "Written by `python tools/benchmark_fvd.py --parts all --out docs/evaluation-benchmarks.md`, whose head says",
+        "what to install. Ratios are how many times as long the peer takes, medians over rounds in which each",
+        "contestant runs once, in one process; they carry over to other machines, the seconds do not.",
         "",
         *(f"- {line}" for line in about),
     ]

@@ -28,7 +28,7 @@ import drivesim
 from drivesim import randomness, weights
 from drivesim.metrics import builtin
 from drivesim.metrics.frechet import Statistics, distance
-from drivesim.scene import CLASSES
+from drivesim.scene import CLASSES, to_model
 from drivesim.world import drive
 
 RATES = (Fraction(15, 8), Fraction(15, 4), Fraction(15, 2), Fraction(15), Fraction(30))
@@ -309,9 +309,7 @@ def sanity(network: nn.Module, real: list[np.ndarray], other: list[np.ndarray]) 
 
     @torch.inference_mode()
     def statistics(videos: list[np.ndarray]) -> Statistics:
-        parts = [
-            network(to_model(torch.from_numpy(np.stack(videos[n : n + 8])))) for n in range(0, len(videos), 8)
-        ]
+        parts = [network(to_model(torch.from_numpy(np.stack(videos[n : n + 8])))) for n in range(0, len(videos), 8)]
         return Statistics.of(torch.cat(parts))
 
     true = statistics(real)
