@@ -23,7 +23,7 @@ from drivesim.errors import Mistake
 from drivesim.metrics import store
 
 DEGENERATE = 1e-13  # of the largest pivot: below it a Cholesky factor is noise
-BLOCKS = 8
+BLOCKS, ROWS = 8, 1024
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,9 +42,14 @@ class Statistics:
 
     @staticmethod
     def of(features: Tensor) -> "Statistics":
-        """The sums of ``features``, ``N d``."""
-        x = features.detach().to("cpu", torch.float64).numpy()
-        return Statistics(len(x), torch.from_numpy(x.sum(0)), torch.from_numpy(x.T @ x))
+        """The sums of ``features``, ``N d``; some rows at a time, since float64 copies of many take memory."""
+        d = features.shape[1]
+        total, outer = np.zeros(d), np.zeros((d, d))
+        for part in features.detach().split(ROWS):
+            x = part.to("cpu", torch.float64).numpy()
+            total += x.sum(0)
+            outer += x.T @ x
+        return Statistics(len(features), torch.from_numpy(total), torch.from_numpy(outer))
 
     def __add__(self, other: "Statistics") -> "Statistics":
         return Statistics(self.n + other.n, self.sum + other.sum, self.outer + other.outer)
