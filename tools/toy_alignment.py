@@ -32,16 +32,16 @@ from torch import Tensor, nn
 from drivesim.diffusion.loss import DiffusionLoss
 from drivesim.diffusion.noise import Schedule, ScheduleConfig
 from drivesim.diffusion.precondition import Denoiser
-from drivesim.diffusion.samplers import ddim
+from drivesim.diffusion.samplers import dpmpp_2m
 from drivesim.models.temporal import Mixer, TemporalConfig, TemporalLayers
 from drivesim.models.unet import UNet, UNetConfig
 from drivesim.models.video import VideoUNet
 from drivesim.randomness import Key, normal, uniform
 from drivesim.scene import Condition, Level
 
-WEIGHTS, CENTRES, WIDTH = (0.3, 0.45, 0.25), (-1.3, 0.1, 1.3), 0.22
+WEIGHTS, CENTRES, WIDTH = (0.3, 0.45, 0.25), (-1.3, 0.1, 1.3), 0.2
 BETWEEN = tuple((a + b) / 2 for a, b in zip(CENTRES, CENTRES[1:], strict=False))
-MEMORY = 3.0  # frames; two frames n apart correlate within their mode by exp(-n^2 / (2 MEMORY^2))
+MEMORY = 4.0  # frames; two frames n apart correlate within their mode by exp(-n^2 / (2 MEMORY^2))
 SCHEDULE = Schedule(ScheduleConfig(betas="cosine", target="v"))
 NOTHING = Condition()
 INK, PALE, GREY = "#1f2328", "#d0d7de", "#6e7781"
@@ -59,9 +59,9 @@ class Training:
 @dataclass(frozen=True)
 class Toy:
     frames: int = 8
-    width: int = 48
+    width: int = 64
     image: Training = Training(800, 256, 2e-3)
-    video: Training = Training(2600, 32, 4e-3)
+    video: Training = Training(2000, 32, 4e-3)
     seed: int = 0
 
 
@@ -129,19 +129,20 @@ def at_alpha_one(network: VideoUNet) -> VideoUNet:
 
 @torch.no_grad()
 def sampled(network: VideoUNet, noise: Tensor, steps: int) -> Tensor:
-    """The trajectories from unit ``noise`` B T 1 1 1 by DDIM without added noise.
+    """The trajectories from unit ``noise`` B T 1 1 1 by DPM-Solver++ 2M: DDIM in as few
+    steps gives the middle mode more than its share, even with the exact denoiser.
 
     Returns:
         ``steps + 1 B T``, variance-preserving, from noise to the sampled frames.
     """
-    denoiser, levels = Denoiser(network, SCHEDULE), SCHEDULE.levels(steps)
+    denoiser, levels = Denoiser(network, SCHEDULE), SCHEDULE.levels(steps, sampler="dpmpp_2m")
     path: list[Tensor] = []
 
     def denoise(x: Tensor, level: Level) -> Tensor:
         path.append(x / (1 + level.of(x) ** 2).sqrt())
         return denoiser(x, level, NOTHING)
 
-    path.append(ddim(denoise, noise * float(SCHEDULE.start_scale(levels.sigmas[0])), levels))
+    path.append(dpmpp_2m(denoise, noise * float(SCHEDULE.start_scale(levels.sigmas[0])), levels))
     return torch.stack(path)[..., 0, 0, 0]
 
 
@@ -167,7 +168,7 @@ class Measured:
 
 
 def measure(x: Tensor) -> Measured:
-    mode = torch.bucketize(x, torch.tensor(BETWEEN))
+    mode = torch.bucketize(x.contiguous(), torch.tensor(BETWEEN))
     return Measured(
         neighbours=float(x.diff(dim=1).square().mean()),
         together=float((mode == mode[:, :1]).all(dim=1).float().mean()),
@@ -193,7 +194,7 @@ def draw(before: Tensor, after: Tensor, true: Measured, out: Path) -> None:
             "After: temporal layers, the same noise",
             "all frames of the batch end as one smooth sequence",
             after,
-            f" (truth {true.neighbours:.3g})",
+            f" (truth {true.neighbours:.2g})",
         ),
     )
     axes = figure.subplots(2, 3, sharey=True, width_ratios=(2.2, 1.25, 0.75))
@@ -202,7 +203,7 @@ def draw(before: Tensor, after: Tensor, true: Measured, out: Path) -> None:
         _trajectories(left, path[:, 0])
         _titles(left, title, subtitle)
         _sequence(middle, path[-1, 0])
-        _titles(middle, "The batch in order", f"mean squared step: {found.neighbours:.3g}{beside}")
+        _titles(middle, "The batch in order", f"mean squared step: {found.neighbours:.2g}{beside}")
         _marginal(right, path[-1])
         _titles(right, "All frames", f"of {path.shape[1]} batches")
     axes[0, 2].legend(loc="upper right", frameon=False, fontsize=9, labelcolor=GREY, handlelength=1.0, borderaxespad=0)
@@ -261,7 +262,8 @@ def _marginal(axes: Axes, x: Tensor) -> None:
 
 def _titles(axes: Axes, title: str, subtitle: str) -> None:
     axes.set_title(f"{title}\n", loc="left", color=INK, fontsize=12.5, fontweight="bold")
-    axes.text(0, 1.025, subtitle, transform=axes.transAxes, color=GREY, fontsize=10.5)
+    text = axes.text(0, 1.025, subtitle, transform=axes.transAxes, color=GREY, fontsize=10.5)
+    text.set_in_layout(False)  # it may reach into the next column's margin, and must not widen its own
 
 
 def _plain(axes: Axes) -> None:

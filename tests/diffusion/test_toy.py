@@ -2,6 +2,7 @@
 
 import importlib.util
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -13,7 +14,7 @@ from drivesim.models.video import VideoUNet
 from drivesim.randomness import normal
 
 TOOL = Path(__file__).resolve().parents[2] / "tools" / "toy_alignment.py"
-FRAMES, STEPS = 4, 20
+FRAMES, STEPS = 3, 20
 
 
 @pytest.fixture(scope="module")
@@ -26,9 +27,11 @@ def toy() -> ModuleType:
 
 
 @pytest.fixture(scope="module")
-def network(toy: ModuleType) -> VideoUNet:
-    short = toy.Toy(FRAMES, 24, toy.Training(250, 128, 4e-3), toy.Training(250, 32, 6e-3))
-    return toy.trained(short)
+def network(toy: ModuleType) -> Iterator[VideoUNet]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # tensors this small lose by a second one, and the training has its bits by one
+    yield toy.trained(toy.Toy(FRAMES, 48, toy.Training(150, 64, 3e-3), toy.Training(250, 32, 6e-3)))
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -48,11 +51,10 @@ def test_true_sequences_are_smooth_and_every_frame_has_the_mixture(toy: ModuleTy
 
 def test_neighbours_align_and_the_marginal_stays(toy: ModuleType, network: VideoUNet, noise: Tensor) -> None:
     before, after = (toy.measure(toy.sampled(n, noise, STEPS)[-1]) for n in (toy.images(network), network))
-    print(before, after)
-    assert before.neighbours > 1.5 and before.together < 0.2
-    assert after.neighbours < before.neighbours / 4
-    assert max(before.distance, after.distance) < 0.2
-    assert after.shares == pytest.approx(toy.WEIGHTS, abs=0.12)
+    assert after.neighbours < before.neighbours / 3
+    assert before.together < 0.25 and after.together > 0.5
+    for found in (before, after):  # one mode of three gone would be a distance of 0.3 and more
+        assert found.shares == pytest.approx(toy.WEIGHTS, abs=0.12) and found.distance < 0.27
 
 
 def test_alpha_one_gives_the_image_model_back_bit_for_bit(toy: ModuleType, network: VideoUNet, noise: Tensor) -> None:
