@@ -9,7 +9,8 @@ The paper publishes no settings of its toy: all numbers here are ours.
 
 Nothing stands in for the package: network, temporal layers, loss, schedule and sampler are the driving model's, at one
 channel and one cell. One cell has nothing to attend to, so the U-Net has no transformers, and the temporal layers are
-the convolutions alone.
+the convolutions alone. Beside a frozen image model they align three batches in four wholly, whatever their width and
+training time; trained together with it, nearly all (0.97).
 """
 
 import argparse
@@ -17,7 +18,6 @@ import copy
 import io
 import math
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +26,7 @@ import torch
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from PIL import Image
 from torch import Tensor, nn
 
@@ -129,8 +130,9 @@ def at_alpha_one(network: VideoUNet) -> VideoUNet:
 
 @torch.no_grad()
 def sampled(network: VideoUNet, noise: Tensor, steps: int) -> Tensor:
-    """The trajectories from unit ``noise`` B T 1 1 1 by DPM-Solver++ 2M: DDIM in as few
-    steps gives the middle mode more than its share, even with the exact denoiser.
+    """The trajectories from unit ``noise`` B T 1 1 1 by DPM-Solver++ 2M.
+
+    In as few steps DDIM gives the middle mode more than its share, even with the exact denoiser.
 
     Returns:
         ``steps + 1 B T``, variance-preserving, from noise to the sampled frames.
@@ -186,36 +188,33 @@ def quantiles(count: int) -> np.ndarray:
 
 def draw(before: Tensor, after: Tensor, true: Measured, out: Path) -> None:
     """The picture, from trajectories ``S B T`` of both models with the same noise; the first batch is followed."""
-    figure = Figure(figsize=(10, 6.2), layout="constrained", facecolor="white")
-    figure.get_layout_engine().set(h_pad=0.12, w_pad=0.06)
+    layout = ConstrainedLayoutEngine(h_pad=0.12, w_pad=0.06)
+    figure = Figure(figsize=(10, 6.2), layout=layout, facecolor="white")
     rows = (
-        ("Before: the image model", "each frame of a batch ends in a mode of its own", before, ""),
-        (
-            "After: temporal layers, the same noise",
-            "all frames of the batch end as one smooth sequence",
-            after,
-            f" (truth {true.neighbours:.2g})",
-        ),
+        ("Before: the image model", "each frame of a batch ends in a mode of its own", "they jump", before),
+        ("After: temporal layers, the same noise", "all frames end as one smooth sequence", "they flow", after),
     )
-    axes = figure.subplots(2, 3, sharey=True, width_ratios=(2.2, 1.25, 0.75))
-    for (left, middle, right), (title, subtitle, path, beside) in zip(axes, rows, strict=True):
-        found = measure(path[-1])
+    axes = figure.subplots(2, 3, sharey=True, width_ratios=(2.2, 1.3, 0.75))
+    for (left, middle, right), (title, ending, order, path) in zip(axes, rows, strict=True):
+        batches = path.shape[1]
         _trajectories(left, path[:, 0])
-        _titles(left, title, subtitle)
+        _titles(left, title, ending)
         _sequence(middle, path[-1, 0])
-        _titles(middle, "The batch in order", f"mean squared step: {found.neighbours:.2g}{beside}")
+        _titles(middle, "Its frames in order", order)
+        step = f"mean squared step over\n{batches} batches: {measure(path[-1]).neighbours:#.2g}"
+        middle.text(0.6, 2.75, step, color=INK, fontsize=10.5, va="top", linespacing=1.4)
         _marginal(right, path[-1])
-        _titles(right, "All frames", f"of {path.shape[1]} batches")
+        _titles(right, "All frames", f"of {batches} batches")
+    axes[1, 1].text(0.6, 1.45, f"true sequences: {true.neighbours:#.2g}", color=GREY, fontsize=10.5, va="top")
     axes[0, 2].legend(loc="upper right", frameon=False, fontsize=9, labelcolor=GREY, handlelength=1.0, borderaxespad=0)
     drawn = io.BytesIO()
     figure.savefig(drawn, dpi=150)
     out.parent.mkdir(parents=True, exist_ok=True)
-    Image.open(drawn).convert("RGB").quantize(128, dither=Image.Dither.NONE).save(
-        out, optimize=True
-    )  # a third as large
+    few = Image.open(drawn).convert("RGB").quantize(128, dither=Image.Dither.NONE)  # a third as large as all colours
+    few.save(out, optimize=True)
 
 
-def colours(frames: int) -> Iterable[tuple[float, ...]]:
+def colours(frames: int) -> np.ndarray:
     return colormaps["plasma"](np.linspace(0, 0.88, frames))
 
 
@@ -223,7 +222,7 @@ def _trajectories(axes: Axes, path: Tensor) -> None:
     """``S T``, above the density that a frame has at every level."""
     steps = len(path) - 1
     value = np.linspace(-2.9, 2.9, 300)
-    sigmas = SCHEDULE.levels(steps).sigmas.tolist()
+    sigmas = SCHEDULE.levels(steps, sampler="dpmpp_2m").sigmas.tolist()
     field = np.sqrt(np.stack([density(value, sigma) for sigma in sigmas], axis=1))
     axes.contourf(np.arange(steps + 1), value, field, levels=12, cmap="Blues", vmin=0, vmax=2.4)
     for line, colour in zip(path.T.numpy(), colours(path.shape[1]), strict=True):
@@ -249,7 +248,7 @@ def _marginal(axes: Axes, x: Tensor) -> None:
     value = np.linspace(-2.9, 2.9, 300)
     axes.hist(
         x.flatten().numpy(),
-        bins=np.linspace(-2.9, 2.9, 59),
+        bins=np.linspace(-2.9, 2.9, 59).tolist(),
         density=True,
         orientation="horizontal",
         color=PALE,
@@ -262,8 +261,7 @@ def _marginal(axes: Axes, x: Tensor) -> None:
 
 def _titles(axes: Axes, title: str, subtitle: str) -> None:
     axes.set_title(f"{title}\n", loc="left", color=INK, fontsize=12.5, fontweight="bold")
-    text = axes.text(0, 1.025, subtitle, transform=axes.transAxes, color=GREY, fontsize=10.5)
-    text.set_in_layout(False)  # it may reach into the next column's margin, and must not widen its own
+    axes.text(0, 1.025, subtitle, transform=axes.transAxes, color=GREY, fontsize=10.5)
 
 
 def _plain(axes: Axes) -> None:
