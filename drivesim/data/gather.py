@@ -1,8 +1,9 @@
 """Which videos a place stands for, where a command takes a folder, a pattern, an index, a run or one video alike."""
 
 import glob
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
+from itertools import takewhile
 from pathlib import Path
 
 from drivesim.data import index, video
@@ -44,11 +45,21 @@ def gather(place: str | Path) -> list[Source]:
         return _in_folder(place)
     if PATTERN & set(str(place)):
         found = sorted(Path(name) for name in glob.glob(str(place), recursive=True))
-        sources = [source for one in found if one.is_dir() or _is_video(one) for source in gather(one)]
+        sources = [source for one in found if one.is_dir() or _is_video(one) for source in _beside(one, place)]
         if sources:
             return sources
         raise Mistake("the pattern fits no video", where=place)
     raise Mistake("no such file or folder", where=place)
+
+
+def _beside(one: Path, pattern: Path) -> list[Source]:
+    """What a pattern fits, its drives named by their paths below what the pattern leaves open."""
+    fixed = Path(*takewhile(lambda part: not PATTERN & set(part), pattern.parts))
+    if one.is_file():
+        return [Source(one, drive=_drive(one.relative_to(fixed)))]
+    if (one / index.FILES).is_file():
+        return gather(one)
+    return [replace(source, drive=_drive(source.file.relative_to(fixed))) for source in gather(one)]
 
 
 def _in_folder(place: Path) -> list[Source]:

@@ -173,6 +173,8 @@ def _clip_network(protocol: Protocol, settings: Settings, device: torch.device) 
             mend=published.wanted(i3d.KNOWN if protocol.extractor == "i3d" else videomae.KNOWN),
         )
     if protocol.extractor == "videomae":
+        if settings.precision != "32":
+            raise Mistake("VideoMAE runs in float32 alone", where="--precision")
         return videomae.VideoMAE(settings.extractor, device, protocol.resize)
     return i3d.I3D(settings.extractor, device, protocol.resize, protocol.epsilon, settings.precision)
 

@@ -148,7 +148,8 @@ class Builtin:
     @torch.inference_mode()
     def __call__(self, prepared: Tensor) -> Tensor:
         check_prepared(prepared, self.min_frames, self.size)
-        return self.network(to_model(prepared.to(self.device))).float().cpu()
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):  # TF32 has three digits
+            return self.network(to_model(prepared.to(self.device))).float().cpu()
 
 
 class BuiltinFrames(Builtin):
@@ -160,7 +161,8 @@ class BuiltinFrames(Builtin):
     @torch.inference_mode()
     def __call__(self, prepared: Tensor) -> Tensor:
         check_prepared(prepared, self.min_frames, self.size)
-        stages = self.network.spatial_features(to_model(prepared.to(self.device))[:, 0], len(self.network.stages))
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            stages = self.network.spatial_features(to_model(prepared.to(self.device))[:, 0], len(self.network.stages))
         return torch.cat([stage.float().mean((2, 3)) for stage in stages], 1).cpu()
 
 

@@ -102,10 +102,11 @@ class Cache:
     """Vectors by the content of the video and the ruler, a file a video; another ruler has a folder of its own."""
 
     def __init__(self, folder: Path, ruler: Ruler):
-        self.folder, self.words = folder / ruler.key, ruler.words
+        # with and without controls apart, so that neither side overwrites what the other has
+        self.folder, self.words = folder / ruler.key / ("controlled" if ruler.controls else "plain"), ruler.words
 
     def load(self, clip_id: str) -> Vectors:
-        """What is kept of a video: nothing where there is no whole file, or one without the controls."""
+        """What is kept of a video: nothing where there is no whole file."""
         file = self._file(clip_id)
         if not file.is_file():
             return Vectors()
@@ -113,9 +114,10 @@ class Cache:
             tensors, about = store.read(file)
         except Mistake:
             return Vectors()  # cut off by a crash of the machine: it is measured again
-        if not set(self.words) <= tensors.keys():
+        clips = about.get("clips", [])
+        if set(self.words) != tensors.keys() or any(len(rows) != len(clips) for rows in tensors.values()):
             return Vectors()
-        return Vectors(about["clips"], {word: list(rows) for word, rows in tensors.items()})
+        return Vectors(clips, {word: list(rows) for word, rows in tensors.items()})
 
     def save(self, clip_id: str, vectors: Vectors) -> None:
         tensors = {word: torch.stack(rows) for word, rows in vectors.rows.items()}

@@ -3,6 +3,7 @@
 A video that cannot be scored is never replaced by another, repeated or padded; it is left out, counted and named.
 """
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -143,7 +144,7 @@ def survey(
 
 
 def identity(source: Source) -> str:
-    """SHA-256 of the bytes, which must be what an index has seen.
+    """SHA-256 of the bytes, which must be what an index has seen, with the rate that it states, if it states one.
 
     Raises:
         Mistake: no such file, one that may not be read, or one that changed since it was indexed.
@@ -158,7 +159,10 @@ def identity(source: Source) -> str:
         raise Mistake(f"cannot be read: {problem}", where=source.file) from None
     if source.clip_id and found != source.clip_id:
         raise Mistake("has changed since it was indexed", where=source.file, mend="index the folder again")
-    return found
+    if source.rate is None:
+        return found
+    # the same bytes at another rate are other clips
+    return hashlib.sha256(f"{found} {source.rate}".encode()).hexdigest()
 
 
 def check_rates(real: Side, generated: Side) -> None:
@@ -175,9 +179,13 @@ def check_rates(real: Side, generated: Side) -> None:
 
 
 def _usual(rates: Iterable[Fraction]) -> Fraction:
-    """The rate that most have, the lowest of equals; 0 of none."""
+    """The rate that most are like, the more frequent and then the lowest of equals; 0 of none."""
     counted = Counter(rates)
-    return min(counted, key=lambda rate: (-counted[rate], rate)) if counted else Fraction(0)
+
+    def like(rate: Fraction) -> int:
+        return sum(n for other, n in counted.items() if abs(other - rate) <= ALIKE * rate)
+
+    return min(counted, key=lambda rate: (-like(rate), -counted[rate], rate)) if counted else Fraction(0)
 
 
 def _unfit(info: video.VideoInfo, fps: Fraction, count: int, protocol: Protocol) -> str | None:
