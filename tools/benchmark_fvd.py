@@ -80,15 +80,14 @@ TITLES = {
 }
 
 NOTES = {
-    "equality": "Real clips, random weights. Sides of a few clips have singular covariances, where `sqrtm` errs.",
-    "i3d": "Input at hand, the public module as cd-fvd has it. Where ours works at the rate of a product of matrices, "
-    "no more is to be had from it on that processor.",
-    "features": "cd-fvd loads in this process (`num_workers=0`); its scan of the folder takes four others, as it comes.",
-    "distance": "Where N > d all start from means and covariances; where N <= d we start from features, the others from "
-    "covariances. `sqrtm` turns complex, and takes half as long again, where a covariance is nearly singular, as those "
-    "of networks' features are. Errors are relative, to the nuclear norm of the features; peer: `sqrtm`.",
-    "command": "Commands started anew, imports included; cd-fvd as its README has it. With so few videos a run is to a "
-    "good part its start, which is the time of the second run.",
+    "equality": "Real clips, random weights. Few clips have singular covariances, where `sqrtm` errs.",
+    "i3d": "Input at hand; the public module is cd-fvd's.",
+    "features": "cd-fvd loads in this process (`num_workers=0`), but scans the folder in four others, as it comes.",
+    "distance": "Where N > d all start from means and covariances; where N <= d ours starts from features, the others\n"
+    "from covariances. `sqrtm` turns complex, and takes half as long again, where a covariance is nearly singular:\n"
+    "two spectra are shown. Errors are relative, to the nuclear norm of the features; the peer's is `sqrtm`'s.",
+    "command": "Each is started anew, imports included; cd-fvd as its README has it. With so few videos a good part of\n"
+    "a run is its start, which is the time of the second run.",
     "memory": "Single runs, which differ by a few per cent from one another.",
 }
 
@@ -568,7 +567,7 @@ def features(bench: Bench) -> Iterator[Row]:
 
 
 def distance(bench: Bench) -> Iterator[Row]:
-    """Of N feature vectors a side: with directions alike, and with deviations that fall as those of networks do.
+    """Of N feature vectors a side: with all directions alike, and with deviations that fall, to a condition of 3e9.
 
     Where N > d all start from means and covariances. Where N <= d we start from the features, and the others from
     covariances that they are given for nothing.
@@ -709,6 +708,7 @@ def table(rows: list[Row], about: list[str]) -> str:
                 "",
                 f"## {title}",
                 "",
+                *([NOTES[part], ""] if part in NOTES else []),
                 "| | peer | drivesim | ratio or error | goal | met |",
                 "|---|---|---|---|---|---|",
             ]
