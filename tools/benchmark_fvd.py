@@ -86,8 +86,8 @@ NOTES = {
     "distance": "Where N > d all start from means and covariances; where N <= d ours starts from features, the others\n"
     "from covariances. `sqrtm` turns complex, and takes half as long again, where a covariance is nearly singular:\n"
     "two spectra are shown. Errors are relative, to the nuclear norm of the features; the peer's is `sqrtm`'s.",
-    "command": "Each is started anew, imports included; cd-fvd as its README has it. With so few videos a good part of\n"
-    "a run is its start, which is the time of the second run.",
+    "command": "Each is started anew, imports included; cd-fvd as its README has it. With so few videos a good part\n"
+    "of a run is its start, which is the time of the second run.",
     "memory": "Single runs, which differ by a few per cent from one another.",
 }
 
