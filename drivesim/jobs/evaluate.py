@@ -100,37 +100,50 @@ def run(
     with processes(device, devices) as team:
         ruler = _ruler(protocol, settings, team.device)
         rulers = (ruler, replace(ruler, controls=False))
-        console, readers = Console(quiet=team.rank > 0), max(1, (os.cpu_count() or 1) // team.size)
-        places = (gather(real), gather(generated))
-        pairs = _named_alike((real, generated), places) if settings.pairs else []
-        if team.rank > 0:
-            team.meet()  # by now the first has probed everything
-        sides = _survey(places, protocol, Probes(folder), readers, console)
-        if team.rank == 0:
-            team.meet()
-        _check(sides, places, ruler, (real, generated))
-        receipt = receipt_for(ruler, *sides)
-        if earlier:
-            refuse_unlike(earlier[0], {"metric": earlier[0].get("metric"), "receipt": vars(receipt)}, against)
+        console, names = Console(quiet=team.rank > 0), (real, generated)
+        places, sides, pairs = team.first(lambda: _surveyed(names, ruler, settings, folder, team.cores, console))
+        _refuse_rules(earlier, receipt_for(ruler, *sides), against)
+        failed: dict[str, str] = {}
         for name, side, own in zip(("real", "generated"), sides, rulers, strict=True):
             mine = replace(side, videos=side.videos[team.rank :: team.size])
-            _measure(name, mine, own, Cache(folder, own), readers, console)
+            failed |= _measure(name, mine, own, Cache(folder, own), team.cores, console)
         team.meet()
         if team.rank > 0:
             return []
         for side, own in zip(sides, rulers, strict=True):
-            _leave_out_failed(side, own, Cache(folder, own))
-        _check(sides, places, ruler, (real, generated))
-        vectors = tuple(collect(side, own, Cache(folder, own)) for side, own in zip(sides, rulers, strict=True))
-        both = (vectors[0], vectors[1])
+            _leave_out_failed(side, own, Cache(folder, own), failed)
+        _check(sides, places, ruler, names)
         receipt = receipt_for(ruler, *sides)
-        made = scores(ruler, receipt, sides, both, settings.window)
-        if settings.pairs:
+        vectors = tuple(collect(side, own, Cache(folder, own)) for side, own in zip(sides, rulers, strict=True))
+        made = scores(ruler, receipt, sides, (vectors[0], vectors[1]), settings.window)
+        if pairs:
             made += _pairs(pairs, receipt, settings, team.device, console)
     found = [score.plain() for score in made]
+    if earlier:
+        refuse_unlike(earlier[0], found[0], against)
     _tell(console, found, sides, earlier)
     _write(found, out or _run_folder(Path(generated)), json_file, f"{_named(generated)} against {_named(real)}")
     return found
+
+
+def _surveyed(
+    names: tuple[str | Path, str | Path],
+    ruler: Ruler,
+    settings: Settings,
+    folder: Path,
+    readers: int,
+    console: Console,
+) -> tuple[tuple[list[Source], list[Source]], tuple[Side, Side], list[tuple[Source, Source]]]:
+    """What stands on both sides: all videos, the clips that are taken, and, if asked for, the pairs of one name.
+
+    Raises:
+        Mistake: no video, too few clips, rates that differ, or no pairs.
+    """
+    places = (gather(names[0]), gather(names[1]))
+    pairs = _named_alike(names, places) if settings.pairs else []
+    sides = _survey(places, ruler.protocol, Probes(folder), readers, console)
+    _check(sides, places, ruler, names)
+    return places, sides, pairs
 
 
 def default_cache() -> Path:
@@ -209,23 +222,27 @@ def _check(sides: tuple[Side, Side], places: tuple[list[Any], list[Any]], ruler:
         check_rates(*sides)
 
 
-def _measure(name: str, side: Side, ruler: Ruler, cache: Cache, readers: int, console: Console) -> None:
+def _measure(name: str, side: Side, ruler: Ruler, cache: Cache, readers: int, console: Console) -> dict[str, str]:
+    """Why a video could not be decoded, by its hash; all else is in the cache now."""
     todo = [left for wanted in side.videos if (left := missing(wanted, cache)).clips]
     clips = sum(len(wanted.clips) for wanted in todo)
     if not clips:
-        return
+        return {}
     with _bar(console) as bar:
         task = bar.add_task(f"{name}: measuring clips", total=clips)
-        measure(todo, ruler, cache, readers, lambda count: bar.advance(task, count))
+        return measure(todo, ruler, cache, readers, lambda count: bar.advance(task, count))
 
 
-def _leave_out_failed(side: Side, ruler: Ruler, cache: Cache) -> None:
-    """Videos whose clips are still missing could not be decoded: tried once more, for the reason."""
+def _leave_out_failed(side: Side, ruler: Ruler, cache: Cache, failed: dict[str, str]) -> None:
+    """Videos whose clips are still missing could not be decoded; those of other processes are tried once more, for the
+    reason."""
     todo = [left for wanted in side.videos if (left := missing(wanted, cache)).clips]
-    failed = measure(todo, ruler, cache, 1, lambda count: None) if todo else {}
-    for wanted in [wanted for wanted in side.videos if wanted.clip_id in failed]:
-        side.videos.remove(wanted)
-        side.left_out.add(failed[wanted.clip_id], wanted.source.file)
+    unknown = [wanted for wanted in todo if wanted.clip_id not in failed]
+    reasons = failed | (measure(unknown, ruler, cache, 1, lambda count: None) if unknown else {})
+    for wanted in [wanted for wanted in side.videos if wanted.clip_id in {left.clip_id for left in todo}]:
+        if wanted.clip_id in reasons:
+            side.videos.remove(wanted)
+            side.left_out.add(reasons[wanted.clip_id], wanted.source.file)
 
 
 def _named_alike(
@@ -304,22 +321,40 @@ def _earlier(file: Path | None) -> list[dict[str, Any]]:
     return scores
 
 
+def _refuse_rules(earlier: list[dict[str, Any]], receipt: Receipt, where: Path | None) -> None:
+    """Before anything is measured: an earlier score of other rules cannot be compared with; which real clips are
+    scored in the end is not known yet.
+
+    Raises:
+        Mistake: see ``receipt.refuse_unlike``.
+    """
+    if earlier:
+        rules = {**vars(receipt), "clips_real": earlier[0]["receipt"].get("clips_real")}
+        refuse_unlike(earlier[0], {"metric": earlier[0].get("metric"), "receipt": rules}, where)
+
+
 def _tell(
     console: Console, found: list[dict[str, Any]], sides: tuple[Side, Side], earlier: list[dict[str, Any]]
 ) -> None:
+    line: dict[str, Any] = {"highlight": False, "soft_wrap": True}  # a line each, also in a pipe
     for name, side in zip(("real", "generated"), sides, strict=True):
         for kind, tally in (("left out", side.left_out), ("note", side.remarks)):
             for words, files in tally.files.items():
                 for file in sorted(files)[:SHOWN]:
-                    console.print(f"[yellow]{kind}[/] {escape(name)}: {escape(file)}: {escape(words)}", highlight=False)
+                    console.print(f"[yellow]{kind}[/] {escape(name)}: {escape(file)}: {escape(words)}", **line)
                 if len(files) > SHOWN:
-                    console.print(f"[yellow]{kind}[/] {name}: {len(files) - SHOWN} more: {words}", highlight=False)
+                    more = f"{len(files) - SHOWN} more: {escape(words)}"
+                    console.print(f"[yellow]{kind}[/] {name}: {more}", **line)
     console.print(terminal.table(found))
     for warning in found[0]["warnings"]:
-        console.print(f"[yellow]warning[/] {escape(warning)}", highlight=False)
-    for now, before in zip(found, earlier, strict=False):
-        if now["metric"] == before["metric"] and not comparable(now, before):
+        console.print(f"[yellow]warning[/] {escape(warning)}", **line)
+    for now in found if earlier else []:
+        before = next((score for score in earlier if score["metric"] == now["metric"]), None)
+        if before is not None and not comparable(now, before):
             console.print(terminal.versus(now, before), highlight=False)
+        else:
+            why = ", ".join(comparable(now, before)) + " differ" if before else "not scored before"
+            console.print(f"{escape(now['metric'])}: not compared ({why})", highlight=False)
     if found[0]["usable_until"] is not None:
         end = found[0]["curve"][-1]["t1"]
         held = found[0]["usable_until"] >= end

@@ -4,38 +4,100 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar
 
 import torch
+
+from drivesim.errors import EXIT_MISTAKE, Mistake
+
+T = TypeVar("T")
+PATIENCE = timedelta(days=2)  # that one process may keep the others waiting: a survey of a large set takes hours
+READERS = 16  # threads that read; each holds a clip in full size
 
 
 @dataclass(frozen=True)
 class Team:
-    """The processes that share a pass: this one's number and device, and how to wait for the others."""
+    """The processes that share a job.
+
+    Args:
+        rank, size: this one's number, of how many.
+        device: this one's.
+        cores: this one's share of the machine's.
+        meet: waits for the others.
+        broadcast: gives everyone what the first has.
+    """
 
     rank: int
     size: int
     device: torch.device
+    cores: int
     meet: Callable[[], None]
+    broadcast: Callable[[Any], Any]
+
+    def first(self, work: Callable[[], T]) -> T:
+        """What ``work`` gives the first process, for all of them.
+
+        Raises:
+            Mistake: in the first process, which alone speaks; the others end with its exit status.
+        """
+        outcome: T | Mistake | None = None
+        if self.rank == 0:
+            try:
+                outcome = work()
+            except Mistake as problem:
+                outcome = problem
+        outcome = self.broadcast(outcome)
+        if isinstance(outcome, Mistake):
+            if self.rank > 0:
+                raise SystemExit(EXIT_MISTAKE)
+            raise outcome
+        return outcome
 
 
 @contextmanager
 def processes(device: str, devices: int) -> Iterator[Team]:
-    """One process, or ``devices`` of them by Lightning Fabric, also those that torchrun or SLURM started.
+    """One process, or ``devices`` of them on this machine, or those that torchrun or SLURM started on many.
 
     Where they are on a CPU, they share its cores.
     """
-    if devices == 1 and int(os.environ.get("WORLD_SIZE") or os.environ.get("SLURM_NTASKS") or 1) == 1:
-        yield Team(0, 1, torch.device(device), lambda: None)
+    size, local = _started()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if devices == 1 and size == 1:
+        yield Team(0, 1, torch.device(device), min(cores, READERS), lambda: None, lambda it: it)
         return
     from lightning_fabric import Fabric
+    from lightning_fabric.strategies import DDPStrategy
 
     kind = torch.device(device).type
-    fabric = Fabric(accelerator=kind, devices=devices, strategy="ddp")
+    local, nodes = (local, size // local) if size > 1 else (devices, 1)
+    fabric = Fabric(accelerator=kind, devices=local, num_nodes=nodes, strategy=DDPStrategy(timeout=PATIENCE))
     fabric.launch()
+    share = max(1, cores // local)
     if kind == "cpu":
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // fabric.world_size))
+        torch.set_num_threads(share)
     try:
-        yield Team(fabric.global_rank, fabric.world_size, fabric.device, fabric.barrier)
+        yield Team(
+            fabric.global_rank,
+            fabric.world_size,
+            fabric.device,
+            min(share, READERS),
+            fabric.barrier,
+            fabric.broadcast,
+        )
+    except Mistake:  # one voice is enough
+        if fabric.global_rank > 0:
+            raise SystemExit(EXIT_MISTAKE) from None
+        raise
     finally:
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
+
+
+def _started() -> tuple[int, int]:
+    """How many processes a launcher started in all, and on each machine; (1, 1) without one."""
+    if "LOCAL_WORLD_SIZE" in os.environ:  # torchrun
+        return int(os.environ.get("WORLD_SIZE", "1")), int(os.environ["LOCAL_WORLD_SIZE"])
+    if "SLURM_PROCID" in os.environ and "SLURM_NTASKS_PER_NODE" in os.environ:
+        return int(os.environ.get("SLURM_NTASKS", "1")), int(os.environ["SLURM_NTASKS_PER_NODE"])
+    return 1, 1

@@ -56,14 +56,37 @@ def _apart(one: np.ndarray, other: np.ndarray | None) -> float:
 
 @dataclass(frozen=True)
 class Window:
-    """A stretch of time: its distance to all real clips, with an interval where there are clips enough for one."""
+    """A stretch of time. All distances are to real clips, and of as many clips as were generated in it.
+
+    Args:
+        value: of the generated clips; ``lo``, ``hi`` its interval, where there are clips enough for one.
+        real: of real clips of the same stretch, where so many are that long.
+        frozen: of real clips with their first frame held; None where that is no control (single frames).
+        limit: top of the band: the 95th percentile of what real clips score, or half of ``frozen`` where that is more.
+    """
 
     t0: float
     t1: float
     clips: int
-    value: float | None
-    lo: float | None
-    hi: float | None
+    value: float | None = None
+    lo: float | None = None
+    hi: float | None = None
+    real: float | None = None
+    frozen: float | None = None
+    limit: float | None = None
+
+
+@dataclass(frozen=True)
+class Controls:
+    """What as many real clips score against the others (mean and 95th percentile of the draws), and frozen ones."""
+
+    floor: float
+    floor_high: float
+    frozen: float | None
+
+    @property
+    def limit(self) -> float:
+        return max(self.floor_high, (self.frozen or 0.0) / 2)
 
 
 @dataclass(frozen=True)
@@ -71,22 +94,14 @@ class Curve:
     """A distance over time.
 
     Args:
-        windows: in order of time.
-        floor: what as many real clips score against the others: mean, and the 95th percentile of the draws.
-        frozen: what as many real clips with their first frame held score.
-        limit: top of the band: the 95th percentile of the floor, or half of ``frozen`` where that is more.
-        usable_until: the second at which the curve leaves the band, its whole interval above the limit; the end of the
-            video where it never does.
-        held: it never left.
+        windows: in order of time; ``usual``: the controls of as many clips as most stretches have.
+        usable_until: the second at which the curve leaves the band, its whole interval above the limit; where it never
+            does, the end of the last stretch that has clips enough.
     """
 
     windows: list[Window]
-    floor: float
-    floor_high: float
-    frozen: float
-    limit: float
+    usual: Controls
     usable_until: float
-    held: bool
 
 
 def width_for(ends: Sequence[Fraction], span: Fraction) -> Fraction:
@@ -94,58 +109,96 @@ def width_for(ends: Sequence[Fraction], span: Fraction) -> Fraction:
     return max(1, round(max(ends) / WINDOWS / span)) * span
 
 
-def curve(
-    real: Tensor,
-    frozen: Tensor,
-    generated: Tensor,
-    starts: Sequence[Fraction],
-    width: Fraction,
-    span: Fraction,
-    ddof: int = 1,
-    rows: int = 1,
-) -> Curve | None:
-    """The distance of the generated clips of each stretch to all real clips.
+@dataclass(frozen=True, eq=False)
+class Clips:
+    """Features ``N d``, or ``N r d`` with r rows a clip, and the second at which each clip begins in its video."""
+
+    features: Tensor
+    starts: Sequence[Fraction]
+
+    def by_stretch(self, width: Fraction) -> dict[int, Tensor]:
+        places: dict[int, list[int]] = {}
+        for place, start in enumerate(self.starts):
+            places.setdefault(int(start // width), []).append(place)
+        return {n: self.features[chosen] for n, chosen in sorted(places.items())}
+
+
+def curve(real: Clips, frozen: Tensor | None, generated: Clips, width: Fraction, ddof: int = 1) -> Curve | None:
+    """The distance of the generated clips of each stretch of ``width`` seconds to all real clips.
 
     Args:
-        real, frozen: features ``N d`` of the real clips, and of them with their first frame held.
-        generated: features ``M d``, ``starts`` their seconds from the beginning of their videos.
-        width: seconds of a stretch. ``span``: seconds of a clip. ``rows``: features of one clip (its single frames).
+        frozen: of the real clips with their first frame held; None where that is no control.
 
     Returns:
         None where fewer than two stretches have ``LEAST`` clips, or the real clips are too few.
     """
-    places: dict[int, list[int]] = {}
-    for place, start in enumerate(starts):
-        places.setdefault(int(start // width), []).append(place)
-    least, usual = LEAST * rows, int(np.median([len(chosen) for chosen in places.values()]))
-    if sum(len(chosen) >= least for chosen in places.values()) < 2 or len(real) < 2 * least:
+    stretches, others = generated.by_stretch(width), real.by_stretch(width)
+    counts = [len(clips) for clips in stretches.values() if len(clips) >= LEAST]
+    if len(counts) < 2 or len(real.features) < 2 * LEAST:
         return None
-    everything = Gaussian.fit(real, ddof)
-    windows = [_window(everything, generated[places[n]], n, width, rows, ddof) for n in sorted(places)]
-    low, high, still = _controls(everything, real, frozen, min(max(usual, least), len(real) // 2), ddof)
-    limit = max(high, still / 2)
-    left = next((w for w in windows if w.value is not None and (w.value if w.lo is None else w.lo) > limit), None)
-    return Curve(windows, low, high, still, limit, left.t0 if left else windows[-1].t1, left is None)
+    everything = Gaussian.fit(real.features, ddof)
+    known = {count: _controls(real.features, frozen, count, ddof) for count in {*counts, _usual(counts)}}
+    windows = []
+    for n, clips in stretches.items():
+        bounds = float(n * width), float((n + 1) * width)
+        if len(clips) < LEAST:
+            windows.append(Window(*bounds, len(clips)))
+            continue
+        control = known[len(clips)]
+        same = _real(real.features, real.starts, n, width, len(clips), ddof) if n in others else None
+        value, lo, hi = _interval(everything, clips, ddof)
+        windows.append(Window(*bounds, len(clips), value, lo, hi, same, control.frozen, control.limit))
+    return Curve(windows, known[_usual(counts)], _until(windows))
 
 
-def _window(real: Gaussian, vectors: Tensor, n: int, width: Fraction, rows: int, ddof: int) -> Window:
-    t0, t1, count = float(n * width), float((n + 1) * width), len(vectors) // rows
-    if count < LEAST:
-        return Window(t0, t1, count, None, None, None)
-    value, spread = real.distance(Gaussian.fit(vectors, ddof)), frechet_to(real, vectors, ddof)
-    if spread is None:
-        return Window(t0, t1, count, value, None, None)
-    return Window(t0, t1, count, value, value - 1.96 * spread.se, value + 1.96 * spread.se)
+def _usual(counts: list[int]) -> int:
+    return sorted(counts)[len(counts) // 2]
 
 
-def _controls(everything: Gaussian, real: Tensor, frozen: Tensor, count: int, ddof: int) -> tuple[float, float, float]:
-    """Mean and 95th percentile of ``count`` real clips against the others, and the mean of as many frozen ones."""
+def _until(windows: list[Window]) -> float:
+    measured = [window for window in windows if window.value is not None]
+    for window in measured:
+        assert window.value is not None and window.limit is not None
+        if (window.value if window.lo is None else window.lo) > window.limit:
+            return window.t0
+    return measured[-1].t1
+
+
+def _interval(real: Gaussian, clips: Tensor, ddof: int) -> tuple[float, float | None, float | None]:
+    value, spread = real.distance(Gaussian.fit(clips, ddof)), frechet_to(real, clips, ddof)
+    return (value, None, None) if spread is None else (value, value - 1.96 * spread.se, value + 1.96 * spread.se)
+
+
+def _real(features: Tensor, starts: Sequence[Fraction], n: int, width: Fraction, count: int, ddof: int) -> float | None:
+    """``count`` real clips of stretch ``n`` against all the other real ones, where there are as many."""
+    inside = [place for place, start in enumerate(starts) if start // width == n][:count]
+    others = sorted(set(range(len(starts))) - set(inside))
+    if len(inside) < count or len(others) < count:
+        return None
+    return distance_of(features[others], features[inside], ddof)
+
+
+def _controls(real: Tensor, frozen: Tensor | None, count: int, ddof: int) -> Controls:
+    """``count`` clips, drawn anew each time, against the others."""
+    count = min(count, len(real) // 2)
     floors, stills = [], []
     for draw in range(DRAWS):
         order = torch.from_numpy(randomness.generator("evaluate", "drift", draw).permutation(len(real)))
-        floors.append(distance_of(real[order[count:]], real[order[:count]], ddof))
-        stills.append(everything.distance(Gaussian.fit(frozen[order[:count]], ddof)))
-    return float(np.mean(floors)), float(np.quantile(floors, 0.95)), float(np.mean(stills))
+        others = Gaussian.fit(real[order[count:]], ddof)
+        floors.append(others.distance(Gaussian.fit(real[order[:count]], ddof)))
+        if frozen is not None:
+            stills.append(others.distance(Gaussian.fit(frozen[order[:count]], ddof)))
+    still = float(np.mean(stills)) if stills else None
+    return Controls(float(np.mean(floors)), float(np.quantile(floors, 0.95)), still)
+
+
+def over_time(clips: Tensor, starts: Sequence[Fraction], width: Fraction) -> list[dict[str, float]]:
+    """The mean of each of ``STATISTICS`` (``n 6``) in every stretch."""
+    found = []
+    for n, rows in Clips(clips, starts).by_stretch(width).items():
+        stretch = {"t0": float(n * width), "t1": float((n + 1) * width), "clips": float(len(rows))}
+        found.append(stretch | dict(zip(STATISTICS, rows.mean(0).tolist(), strict=True)))
+    return found
 
 
 @dataclass(frozen=True)
@@ -171,9 +224,9 @@ def band(real: Tensor) -> Tensor:
 def usable(clips: Tensor, starts: Sequence[Fraction], span: Fraction, band: Tensor) -> Usable:
     """Of one video: its clips' statistics ``n 6`` in order of time against ``band``."""
     under, over = clips < band[0], clips > band[1]
-    for n in range(len(clips)):
+    for n in range(len(clips) - 1):
         for which, name in enumerate(STATISTICS):
             for side, word in ((under, "low"), (over, "high")):
-                if side[n, which] and side[min(n + 1, len(clips) - 1), which]:
+                if side[n, which] and side[n + 1, which]:
                     return Usable(float(starts[n]), f"{name} too {word}")
     return Usable(float(starts[-1] + span), "")

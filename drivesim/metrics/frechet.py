@@ -42,7 +42,8 @@ class Statistics:
 
     @staticmethod
     def of(features: Tensor) -> "Statistics":
-        """The sums of ``features``, ``N d``; some rows at a time, since float64 copies of many take memory."""
+        """The sums of ``features``, ``N d`` or ``N r d``; some rows at a time, as float64 copies take memory."""
+        features = features.flatten(0, -2)
         d = features.shape[1]
         total, outer = np.zeros(d), np.zeros((d, d))
         for part in features.detach().split(ROWS):
@@ -69,7 +70,7 @@ class Statistics:
             ValueError: ``n`` is not above ``ddof``.
         """
         if self.n <= ddof:
-            raise ValueError(f"a covariance over N - {ddof} needs more than {self.n} samples")
+            raise ValueError(f"a covariance over N - {ddof} needs more than {ddof} samples, not {self.n}")
         centred = self.outer - torch.outer(self.sum, self.sum) / self.n
         return (centred + centred.T) / (2 * (self.n - ddof))
 
@@ -104,11 +105,12 @@ class Gaussian:
 
     @staticmethod
     def fit(features: Tensor, ddof: int = 1) -> "Gaussian":
-        """Of features ``N d``; where there are no more than dimensions, they are kept, centred.
+        """Of features ``N d``, or ``N r d`` with r rows a clip; no more of them than dimensions are kept, centred.
 
         Raises:
             ValueError: too few samples for a covariance.
         """
+        features = features.flatten(0, -2)
         if len(features) > features.shape[1]:
             return Statistics.of(features).gaussian(ddof)
         if len(features) <= ddof:

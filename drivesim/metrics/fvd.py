@@ -93,7 +93,7 @@ def floor(real: Tensor, drives: Sequence[str], ddof: int = 1) -> float | None:
     """The mean distance between two halves of the real clips, split by drive so that no drive is in both.
 
     Args:
-        real: features ``N d``.
+        real: features ``N d``, or ``N r d`` with r rows a clip, which stay together.
         drives: ``N`` names. Where all clips are of one drive, its clips are split.
 
     Returns:

@@ -39,10 +39,11 @@ def jackknife(whole: float, without: Callable[[int], float], groups: int = GROUP
 
 
 def frechet(real: Tensor, generated: Tensor, ddof: int = 1) -> Estimate | None:
-    """The Frechet distance of features ``N d`` and ``M d``; a group of both sides is left out at once.
+    """The Frechet distance of features ``N d`` and ``M d`` (or ``N r d``, r rows a clip, which stay together); a group
+    of both sides is left out at once.
 
     Returns:
-        None where a side has fewer than ``LEAST`` samples.
+        None where a side has fewer than ``LEAST`` clips.
     """
     if min(len(real), len(generated)) < LEAST:
         return None
@@ -64,12 +65,11 @@ class Groups:
     def __init__(self, features: Tensor, ddof: int):
         self.parts, self.ddof = torch.tensor_split(features, GROUPS), ddof
         self.all = Gaussian.fit(features, ddof)
-        # sums, where a block less still leaves more samples than dimensions
-        many = len(features) - len(self.parts[0]) > features.shape[1]
-        self.sums = [Statistics.of(part) for part in self.parts] if many else None
-        self.total = sum(self.sums[1:], self.sums[0]) if self.sums else None
+        # sums, where a block less still leaves more samples than dimensions; a block's own are formed when it is left out
+        many = (features.numel() - self.parts[0].numel()) // features.shape[-1] > features.shape[-1]
+        self.total = Statistics.of(features) if many else None
 
     def without(self, group: int) -> Gaussian:
-        if self.sums is not None and self.total is not None:
-            return (self.total - self.sums[group]).gaussian(self.ddof)
+        if self.total is not None:
+            return (self.total - Statistics.of(self.parts[group])).gaussian(self.ddof)
         return Gaussian.fit(torch.cat([part for n, part in enumerate(self.parts) if n != group]), self.ddof)

@@ -31,7 +31,7 @@ from drivesim.metrics import drift, store
 from drivesim.metrics.features import Extractor
 from drivesim.metrics.protocols import Protocol
 
-FORMAT = 1  # of what is kept; a change of it makes everything anew
+FORMAT = 2  # of what is kept; a change of it makes everything anew
 FRAMES = 4  # single frames of each clip for FID, evenly spaced
 BATCH_FRAMES = 16
 KEPT_EVERY = 64  # clips of a long video after which what is done goes to disk
@@ -149,9 +149,17 @@ def plan(counts: dict[str, int], most: int | None) -> dict[str, tuple[int, ...]]
 
 def count_clips(info: video.VideoInfo, protocol: Protocol) -> int:
     """How many clips side by side a video gives."""
-    if protocol.fps is None:
-        return info.frames // protocol.span
-    return video.frames_in(info.seconds, protocol.fps) // protocol.span
+    rate, half = _pace(info, protocol)
+    return video.frames_in(info.seconds - half, rate) // protocol.span
+
+
+def _pace(info: video.VideoInfo, protocol: Protocol) -> tuple[Fraction, Fraction]:
+    """Frames a second that are taken, and where in a frame's time.
+
+    At the video's own rate that is the middle, so that time stamps which shiver by less give every frame once, and a
+    clip has the same frames whether it is read alone or after the one before it.
+    """
+    return (protocol.fps, Fraction(0)) if protocol.fps else (info.fps, 1 / info.fps / 2)
 
 
 def span_seconds(info: video.VideoInfo, protocol: Protocol) -> Fraction:
@@ -343,13 +351,14 @@ def clips(wanted: Wanted, protocol: Protocol) -> Iterator[tuple[int, np.ndarray]
         Mistake: it cannot be decoded as far.
     """
     length = span_seconds(wanted.info, protocol)
-    # at the video's own rate a clip is its frames as they come, unless some are passed over or they come unevenly
-    own = protocol.every > 1 or video.UNEVEN in wanted.info.remarks
-    fps = protocol.fps or (wanted.info.fps if own else None)
-    fps = fps / protocol.every if fps else None
+    rate, half = _pace(wanted.info, protocol)
     for first, last in runs(wanted.clips):
         stream = video.stream(
-            wanted.source.file, fps=fps, chunk=protocol.frames, start=first * length, rate=wanted.source.rate
+            wanted.source.file,
+            fps=rate / protocol.every,
+            chunk=protocol.frames,
+            start=first * length + half,
+            rate=wanted.source.rate,
         )
         for clip in range(first, last + 1):
             part = next(stream, None)

@@ -68,8 +68,9 @@ class Score:
         estimate, se: by the jackknife, without that bias, and its standard error.
         floor: the plug-in distance between two halves of the real clips, split by drive.
         controls: ``{frozen, shuffled}``: what worthless video scores.
-        curve: the value over time, ``{t0, t1, clips, value, lo, hi}``; ``band`` what it is held against.
+        curve: the value over time, see ``drift.Window``; ``band`` what most of it is held against.
         usable_until: second at which the curve leaves the band.
+        statistics: for long ones: the cheap statistics of each stretch, ``{band, generated, real}``.
         videos: for long ones: ``{video, seconds, usable_until, because}`` by the cheap statistics.
         notes: what is remarkable about videos that were scored.
     """
@@ -90,6 +91,7 @@ class Score:
     band: dict[str, float] | None = None
     usable_until: float | None = None
     videos: list[dict[str, Any]] | None = None
+    statistics: dict[str, Any] | None = None
     schema: str = SCHEMA
 
     def plain(self) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from drivesim.errors import Mistake
 from drivesim.metrics import drift, fvd, jackknife, kernel
 from drivesim.metrics.features import Extractor
 from drivesim.metrics.frechet import distance_of, frechet_distance
-from drivesim.metrics.measure import CONTROLS, FRAMES, Cache, Ruler, span_seconds
+from drivesim.metrics.measure import CONTROLS, Cache, Ruler, span_seconds
 from drivesim.metrics.receipt import Receipt, Score, clips_hash, warnings_for
 from drivesim.metrics.survey import Side
 
@@ -165,19 +165,18 @@ def _frechet(
     common: dict[str, Any],
 ) -> Score:
     ddof = 1 if kind == "fid" else ruler.protocol.ddof
-    x, y = _flat(real.rows[word]), _flat(made.rows[word])
-    spread = jackknife.frechet(_flat(real.by_drive(word)), _flat(made.by_drive(word)), ddof)
+    x, y = real.rows[word], made.rows[word]
+    spread = jackknife.frechet(real.by_drive(word), made.by_drive(word), ddof)
     altered = {name: real.rows[name] for name in CONTROLS if name in real.rows and kind == "fvd"}
-    repeated = len(x) // len(real.names)
     return Score(
         metric=_metric(kind, network, receipt),
         value=_plain(x, y, ddof, ruler.protocol.sums if kind == "fvd" else "float64"),
-        floor=fvd.floor(x, [drive for drive in real.drives for _ in range(repeated)], ddof),
+        floor=fvd.floor(x, real.drives, ddof),
         controls=fvd.controls(x, altered, len(y), ddof),
         receipt=receipt,
         estimate=spread.value if spread else None,
         se=spread.se if spread else None,
-        **(common | {"n_real": len(x), "n_generated": len(y)}),
+        **(common | {"n_real": x.flatten(0, -2).shape[0], "n_generated": y.flatten(0, -2).shape[0]}),
     )
 
 
@@ -201,26 +200,35 @@ def _with_curve(score: Score, ruler: Ruler, real: Measured, made: Measured, widt
     image = score.metric.startswith("fid")
     word, ddof = ("frames", 1) if image else ("features", ruler.protocol.ddof)
     starts = [start for _, start in made.names]
-    if len(set(starts)) < 3 or "frozen" not in real.rows:
+    if len(set(starts)) < 3 or "frozen" not in real.rows:  # --no-controls leaves nothing to hold a curve against
         return score
     width = width or drift.width_for([start + made.span for start in starts], made.span)
-    still = real.rows[word][:, :1].expand(-1, FRAMES, -1) if image else real.rows["frozen"]
-    times = [start for start in starts for _ in range(FRAMES if image else 1)]
-    found = drift.curve(
-        _flat(real.rows[word]), _flat(still), _flat(made.rows[word]), times, width, made.span, ddof,
-        FRAMES if image else 1,
-    )  # fmt: skip
+    # a held first frame is a picture like any other: no control for single frames
+    still = None if image else real.rows["frozen"]
+    clips = (drift.Clips(side.rows[word], [start for _, start in side.names]) for side in (real, made))
+    found = drift.curve(next(clips), still, next(clips), width, ddof)
     if found is None:
         return score
-    windows = [vars(window) for window in found.windows]
-    band = {"floor": found.floor, "floor_high": found.floor_high, "frozen": found.frozen, "limit": found.limit}
+    usual = found.usual
+    band = {"floor": usual.floor, "floor_high": usual.floor_high, "limit": usual.limit}
     return replace(
         score,
-        curve=windows,
-        band=band,
+        curve=[vars(window) for window in found.windows],
+        band=band if usual.frozen is None else band | {"frozen": usual.frozen},
         usable_until=found.usable_until,
         videos=None if image else _videos(real, made),
+        statistics=None if image else _statistics(real, made, width),
     )
+
+
+def _statistics(real: Measured, made: Measured, width: Fraction) -> dict[str, Any]:
+    """The cheap statistics of each stretch, generated and real, and what passes for real."""
+    low, high = drift.band(real.rows["statistics"]).tolist()
+    sides = {
+        name: drift.over_time(side.rows["statistics"], [start for _, start in side.names], width)
+        for name, side in (("generated", made), ("real", real))
+    }
+    return {"band": {name: [a, b] for name, a, b in zip(drift.STATISTICS, low, high, strict=True)}, **sides}
 
 
 def _videos(real: Measured, made: Measured) -> list[dict[str, Any]] | None:
@@ -237,11 +245,6 @@ def _videos(real: Measured, made: Measured) -> list[dict[str, Any]] | None:
             end = float(starts[-1] + made.span)
             found.append({"video": file, "seconds": end, "usable_until": usable.until, "because": usable.because})
     return found or None
-
-
-def _flat(rows: Tensor) -> Tensor:
-    """``N d``, or single frames ``N 4 d`` as rows of their own."""
-    return rows.flatten(0, 1) if rows.ndim == 3 else rows
 
 
 def _hash(side: Side, ruler: Ruler) -> str:

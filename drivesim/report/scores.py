@@ -79,7 +79,7 @@ def stamp(score: Plain) -> Stamp | None:
         return None
     last, metric = curve[-1]["t1"], score["metric"]
     end = min(last, max((row["seconds"] for row in score.get("videos") or []), default=last))
-    if until < min(end, last):
+    if until < min(end, measured[-1]["t1"]):
         return Stamp(until, end, f"{metric} leaves the band")
     if measured[-1] is curve[-1]:
         return Stamp(end, end, f"{metric} stays in the band")

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -16,7 +17,8 @@ from drivesim.data.video import Writer
 from drivesim.errors import Mistake
 from drivesim.jobs import evaluate, index
 from drivesim.jobs.evaluate import Settings
-from drivesim.metrics import measure
+from drivesim.metrics import measure, survey
+from drivesim.metrics.survey import EXAMPLES
 from drivesim.world import render
 from tests.data.bad import BAD, as_user
 from tests.data.numbered import write
@@ -107,7 +109,7 @@ def test_thirty_bad_inputs_are_left_out_or_noted_each_with_its_line(tmp_path, si
         number = f"{bad.number:02d}"
         if bad.refused and bad.number != 23:  # a missing file is in no folder
             told = [item for item in score["left_out"] if bad.refused in item["reason"]]
-            assert told and (number in left or told[0]["count"] > evaluate.SHOWN // 2), bad
+            assert told and (number in left or told[0]["count"] > EXAMPLES - 1), bad
         elif bad.remark:
             assert bad.remark in notes or number in left, bad  # the uneven one is slower than 25 frames a second
     assert "is shorter than a clip of 16 frames at 25 fps" in left["28"]
@@ -147,6 +149,9 @@ def test_a_video_that_cannot_be_decoded_to_its_end_is_left_out_whole(drives, tmp
     assert [(item["reason"], item["count"]) for item in score["left_out"]] == [
         ("generated: is damaged and cannot be decoded", 1)
     ]
+    first = evaluate.run(tmp_path, drives / "other", json_file=tmp_path / "s.json", settings=settings)
+    again = evaluate.run(tmp_path, drives / "other", settings=settings, against=tmp_path / "s.json")
+    assert again == first and first[0]["left_out"][0]["reason"].startswith("real")
 
 
 @pytest.mark.parametrize("side", ["real", "generated"])
@@ -185,6 +190,7 @@ def test_unknown_names_and_missing_weights_are_answered_with_known_ones(drives, 
         (Settings(inception=tmp_path / "pt.pth"), "pt_inception-2015-12-05"),
         (Settings(fps=Fraction(0)), "not a rate"),
         (Settings(precision="bf16"), "float32 alone"),
+        (Settings(protocol="cdfvd", extractor=tmp_path / "mae.pth", precision="bf16"), "float32 alone"),
     ):
         with pytest.raises(Mistake) as refusal:
             evaluate.run(drives / "real", drives / "other", settings=settings)
@@ -198,6 +204,8 @@ def test_scores_of_other_receipts_are_refused_with_the_field_that_differs(drives
     with pytest.raises(Mistake, match="fps differs: 15/1 here, 14/1 there"):
         slower = Settings(fps=Fraction(14), cache=settings.cache)
         evaluate.run(real, other, settings=slower, against=tmp_path / "first.json")
+    with pytest.raises(Mistake, match="clips_real differs"):
+        evaluate.run(other, other, settings=settings, against=tmp_path / "first.json")
     (tmp_path / "no.json").write_text("{}")
     for name, words in (("no.json", "holds no scores"), ("none.json", "cannot be read")):
         with pytest.raises(Mistake, match=words):
@@ -228,6 +236,24 @@ def run_command(*words: str, cache: Path) -> subprocess.Popen:
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
+def run_launched(count: int, *words: str, cache: Path) -> subprocess.CompletedProcess:
+    """As the documents say, by torchrun."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(cache)}
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count), "-m", "drivesim.cli"]
+    command = [sys.executable, *launcher, "evaluate", *words, "--fps", "15", "--device", "cpu"]
+    return subprocess.run(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=300
+    )
+
+
+@pytest.mark.slow
+def test_a_mistake_is_told_once_by_all_processes(tmp_path):
+    (tmp_path / "a.mp4").write_text("text")
+    done = run_command(str(tmp_path), str(tmp_path), "--devices", "2", cache=tmp_path)
+    text = done.communicate(timeout=300)[0]
+    assert done.returncode == 2 and text.count("drivesim:") == 1 and "defect" not in text, text
+
+
 @pytest.mark.slow
 def test_one_process_two_and_a_killed_one_give_the_same_bits(tmp_path):
     for seed in range(12):
@@ -239,6 +265,8 @@ def test_one_process_two_and_a_killed_one_give_the_same_bits(tmp_path):
         done = run_command(*words, "--json", str(tmp_path / f"{name}.json"), *more, cache=tmp_path / name)
         text = done.communicate(timeout=300)[0]
         assert done.returncode == 0, text
+    launched = run_launched(2, *words, "--json", str(tmp_path / "launched.json"), cache=tmp_path / "launched")
+    assert launched.returncode == 0, launched.stdout
     killed = run_command(*words, cache=tmp_path / "killed")
     while not list((tmp_path / "killed").rglob("*.safetensors")) and killed.poll() is None:
         pass  # until the first vectors are on disk
@@ -250,7 +278,12 @@ def test_one_process_two_and_a_killed_one_give_the_same_bits(tmp_path):
     assert again.returncode == 0, text
     assert kept and {file: file.stat().st_mtime_ns for file in kept} == kept, "what was kept is not made again"
     one = (tmp_path / "one.json").read_bytes()
-    assert one == (tmp_path / "two.json").read_bytes() == (tmp_path / "again.json").read_bytes()
+    assert (
+        one
+        == (tmp_path / "launched.json").read_bytes()
+        == (tmp_path / "two.json").read_bytes()
+        == (tmp_path / "again.json").read_bytes()
+    )
     assert json.loads(one)[0]["n_real"] == 24
 
 
@@ -268,6 +301,24 @@ def test_the_order_of_videos_and_the_readers_do_not_matter(drives, tmp_path):
         for clip in one.clips:
             for word, row in one.of(clip).items():
                 assert torch.equal(row, other.of(clip)[word])
+
+
+def test_the_score_does_not_depend_on_what_the_cache_has_seen(drives, tmp_path):
+    """With and without controls, few clips and many, a side and the other, in any order."""
+    real, other = drives / "real", drives / "other"
+    fresh = evaluate.run(real, other, settings=Settings(fps=FPS, cache=tmp_path / "fresh"))
+    used = tmp_path / "used"
+    evaluate.run(real, other, settings=Settings(fps=FPS, cache=used, clips=2))
+    plain = evaluate.run(real, other, settings=Settings(fps=FPS, cache=used, controls=False))
+    evaluate.run(other, real, settings=Settings(fps=FPS, cache=used, clips=3))
+    assert evaluate.run(real, other, settings=Settings(fps=FPS, cache=used)) == fresh
+    assert plain[0]["value"] == fresh[0]["value"] and plain[0]["controls"] == {} and plain[0]["curve"] is None
+
+
+def test_the_same_bytes_at_another_rate_are_other_clips(drives, monkeypatch):
+    one = gather(drives / "real")
+    stated = [replace(source, rate=Fraction(12)) for source in one]
+    assert {survey.identity(source) for source in one}.isdisjoint(survey.identity(source) for source in stated)
 
 
 def test_a_cache_file_that_was_cut_off_is_made_again(drives, settings, tmp_path):

@@ -1,5 +1,6 @@
 """Which clips are taken, which files count as what, and the statistics of long videos."""
 
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -8,10 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from drivesim.data.video import VideoInfo
+from drivesim.data.gather import Source, gather
+from drivesim.data.video import VideoInfo, probe
 from drivesim.errors import Mistake
-from drivesim.metrics import drift, protocols
-from drivesim.metrics.measure import count_clips, plan, runs
+from drivesim.metrics import drift, fvd, jackknife, protocols, survey
+from drivesim.metrics.measure import Wanted, clips, count_clips, plan, runs
+from tests.data.numbered import numbers, write_uneven
 
 
 def info(frames: int, fps: Fraction) -> VideoInfo:
@@ -84,22 +87,81 @@ def test_a_video_is_usable_until_a_statistic_leaves_what_real_ones_have():
     starts, span = [Fraction(n) for n in range(5)], Fraction(1)
     held = drift.usable(torch.stack([good] * 5), starts, span, drift.band(real))
     assert held == drift.Usable(5.0, "")
+    assert drift.usable(torch.stack([good] * 4 + [bad]), starts, span, drift.band(real)) == drift.Usable(5.0, "")
     lost = drift.usable(torch.stack([good, bad, good, bad, bad]), starts, span, drift.band(real))
     assert lost.until == 3.0 and "too low" in lost.because, "one clip alone is forgiven"
 
 
+def spread(n: int, seed: int, shape: tuple[int, ...] = ()) -> torch.Tensor:
+    return torch.randn(n, *shape, 4, generator=torch.Generator().manual_seed(seed))
+
+
 def test_the_curve_leaves_the_band_where_the_clips_do():
-    g = torch.Generator().manual_seed(0)
-    real, generated = torch.randn(200, 4, generator=g), torch.randn(320, 4, generator=g)
+    real, generated = spread(200, 0), spread(320, 1)
     starts = [Fraction(n % 8) for n in range(320)]
     away = torch.tensor([float(start >= 5) * 5 for start in starts])[:, None]
-    frozen = real + 4
-    held = drift.curve(real, frozen, generated, starts, Fraction(1), Fraction(1))
-    assert held.held and held.usable_until == 8 and len(held.windows) == 8
-    assert all(w.lo < w.value < w.hi and w.clips == 40 for w in held.windows)
-    left = drift.curve(real, frozen, generated + away, starts, Fraction(1), Fraction(1))
-    assert not left.held and left.usable_until == 5
-    assert left.floor < left.floor_high < left.limit < left.frozen and left.limit == pytest.approx(left.frozen / 2)
-    assert drift.curve(real, frozen, generated[:2], starts[:2], Fraction(1), Fraction(1)) is None
+    footage, frozen = drift.Clips(real, [Fraction(n % 2) for n in range(200)]), real + 4
+    held = drift.curve(footage, frozen, drift.Clips(generated, starts), Fraction(1))
+    assert held.usable_until == 8 and len(held.windows) == 8
+    assert all(w.lo < w.value < w.hi < w.limit and w.clips == 40 for w in held.windows)
+    assert [w.real is not None for w in held.windows] == [True] * 2 + [False] * 6, "where real clips are that long"
+    left = drift.curve(footage, frozen, drift.Clips(generated + away, starts), Fraction(1))
+    assert left.usable_until == 5
+    usual = left.usual
+    assert usual.floor < usual.floor_high < usual.limit < usual.frozen and usual.limit == usual.frozen / 2
+    assert drift.curve(footage, frozen, drift.Clips(generated[:2], starts[:2]), Fraction(1)) is None
     assert drift.width_for([Fraction(120)], Fraction(128, 15)) == Fraction(128, 15)
     assert drift.width_for([Fraction(60)], Fraction(1)) == 5
+
+
+def test_a_stretch_is_judged_by_as_many_clips_as_it_has():
+    """Three clips score far more than forty of the same kind: that is bias, and no drift."""
+    starts = [Fraction(n % 8) for n in range(320)] + [Fraction(8)] * 3 + [Fraction(9)]
+    generated = drift.Clips(spread(324, 1), starts)
+    found = drift.curve(drift.Clips(spread(200, 0), [Fraction(0)] * 200), None, generated, Fraction(1))
+    assert found.windows[8].value > 2 * found.usual.limit, "by the limit of forty it would be lost"
+    assert found.windows[9].value is None and found.usable_until == 9, "what was not judged is not called good"
+
+
+def test_frames_of_a_clip_stay_together_in_the_band_the_floor_and_the_groups():
+    """Four near-copies a clip: drawn as frames on their own they would look like four times the clips."""
+    g = torch.Generator().manual_seed(2)
+    real, made = (spread(40, n)[:, None] + 0.01 * torch.randn(40, 4, 4, generator=g) for n in (3, 4))
+    starts = [Fraction(n % 4) for n in range(40)]
+    found = drift.curve(drift.Clips(real, starts), None, drift.Clips(made, starts), Fraction(1))
+    assert found.usable_until == 4 and found.usual.frozen is None
+    whole, alone = (fvd.floor(x, ["one drive"] * len(x)) for x in (real, real.flatten(0, 1)))
+    assert whole > 2 * alone
+    assert jackknife.frechet(real[:31], made) is None and jackknife.frechet(real, made).se > 0
+
+
+def test_statistics_over_time():
+    rows = torch.arange(24, dtype=torch.float64).reshape(4, 6)
+    found = drift.over_time(rows, [Fraction(n) for n in range(4)], Fraction(2))
+    assert [window["t1"] for window in found] == [2, 4] and found[1]["brightness"] == 15
+
+
+def test_shivering_time_stamps_give_the_same_frames_alone_and_in_a_row(tmp_path):
+    """Stamps off by up to 6 ms at 30 fps: a clip is the same frames, whichever were read before it."""
+    shiver = np.random.default_rng(0).integers(0, 13, 100) - 6
+    file = write_uneven(tmp_path / "a.mkv", [max(0, round(n * 1000 / 30) + int(d)) for n, d in enumerate(shiver)])
+    found = probe(file)
+    wanted = Wanted(Source(file), "a", found, tuple(range(count_clips(found, protocols.PROTOCOLS["paper"]))))
+    assert len(wanted.clips) == 6
+    together = dict(clips(wanted, protocols.PROTOCOLS["paper"]))
+    for clip in wanted.clips:
+        ((_, alone),) = clips(replace(wanted, clips=(clip,)), protocols.PROTOCOLS["paper"])
+        assert numbers(alone) == numbers(together[clip]) == list(range(16 * clip, 16 * clip + 16))
+
+
+def test_the_usual_rate_is_the_one_that_most_are_like():
+    rates = [Fraction(249, 10), Fraction(30), Fraction(3001, 100), Fraction(2999, 100)]
+    assert abs(survey._usual(rates) - 30) < 0.1 and survey._usual([]) == 0
+
+
+def test_a_pattern_names_drives_by_what_it_leaves_open(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "video.mp4").touch()
+    for pattern in ("*/video.mp4", "*"):
+        assert [source.drive for source in gather(tmp_path / pattern)] == ["a", "b"]
