@@ -339,7 +339,9 @@ def _evaluate_options(parser: Parser) -> None:
     parser.add_argument("--precision", choices=("32", "bf16"), default="32", help="of I3D (default 32)")
     parser.add_argument("--against", type=Path, metavar="FILE", help="a scores.json from before, to compare with")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the scores with their receipts here")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="scores.json, scores.md (default: GENERATED if a run)")
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="scores.json, scores.md, report.html (default: GENERATED if a run)"
+    )
     parser.add_argument("--cache", type=Path, metavar="DIR", help="features by content (default ~/.cache/drivesim)")
     parser.add_argument("--devices", type=count, default=1, metavar="N", help="processes, a device each (default 1)")
     _device(parser)

@@ -65,7 +65,7 @@ class Groups:
     def __init__(self, features: Tensor, ddof: int):
         self.parts, self.ddof = torch.tensor_split(features, GROUPS), ddof
         self.all = Gaussian.fit(features, ddof)
-        # sums, where a block less still leaves more samples than dimensions; a block's own are formed when it is left out
+        # sums, where a block less leaves more samples than dimensions; a block's own are formed when it is left out
         many = (features.numel() - self.parts[0].numel()) // features.shape[-1] > features.shape[-1]
         self.total = Statistics.of(features) if many else None
 

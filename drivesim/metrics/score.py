@@ -207,6 +207,8 @@ def _with_curve(score: Score, ruler: Ruler, real: Measured, made: Measured, widt
     still = None if image else real.rows["frozen"]
     clips = (drift.Clips(side.rows[word], [start for _, start in side.names]) for side in (real, made))
     found = drift.curve(next(clips), still, next(clips), width, ddof)
+    if not image:  # these need no other clips, and stand for a single video as well
+        score = replace(score, videos=_videos(real, made), statistics=_statistics(real, made, width))
     if found is None:
         return score
     usual = found.usual
@@ -216,8 +218,6 @@ def _with_curve(score: Score, ruler: Ruler, real: Measured, made: Measured, widt
         curve=[vars(window) for window in found.windows],
         band=band if usual.frozen is None else band | {"frozen": usual.frozen},
         usable_until=found.usable_until,
-        videos=None if image else _videos(real, made),
-        statistics=None if image else _statistics(real, made, width),
     )
 
 
