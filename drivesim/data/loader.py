@@ -21,7 +21,6 @@ from drivesim.errors import Mistake
 from drivesim.scene import to_model
 
 START_STEPS = 1 << 20  # the drawn start falls on a grid of exact fractions
-FULL_RATE = Fraction(99, 100)  # a clip at 29.97 serves where 30 is asked for; one at 10 would repeat frames
 Item = dict[str, Tensor]
 
 
@@ -170,7 +169,7 @@ class ClipData(Ordered):
         found = []
         for entry in entries:
             entry.check()
-            if self.frames > 1 and entry.fps < self.fps * FULL_RATE:
+            if self.frames > 1 and entry.fps < self.fps * video.FULL_RATE:
                 self.left_out[f"fewer than {self.fps} frames a second"] += 1
                 continue
             here = windows(entry, self.frames, self.fps)

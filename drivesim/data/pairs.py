@@ -14,7 +14,6 @@ from pathlib import Path
 from drivesim import randomness
 from drivesim.data import video
 from drivesim.data.gather import Source
-from drivesim.data.loader import FULL_RATE
 from drivesim.errors import Mistake
 
 Size = tuple[int, int]
@@ -105,7 +104,7 @@ def pair_clips(
         frames=frames,
         fps=fps,
         size=size or _common(infos),
-        slow=sum(info.fps < fps * FULL_RATE for info in infos),
+        slow=sum(info.fps < fps * video.FULL_RATE for info in infos),
         left_out=left_out,
     )
 

@@ -48,6 +48,7 @@ __all__ = [
 ]
 VIDEOS = (".mp4", ".mov", ".m4v", ".3gp", ".mkv", ".webm", ".avi", ".ts", ".mts", ".h264", ".hevc", ".265")
 GRACE = Fraction(1, 2000)
+FULL_RATE = Fraction(99, 100)  # a clip at 29.97 serves where 30 is asked for; one at 10 would repeat frames
 MAX_CLIP = 4 << 30  # bytes of one clip in memory: 128 frames of 4K fit
 
 

@@ -15,7 +15,6 @@ from drivesim import weights
 from drivesim.data import video
 from drivesim.data.index import Entry, Index, whole_folder
 from drivesim.data.latents import About, LatentCache, LatentWriter
-from drivesim.data.loader import FULL_RATE
 from drivesim.errors import Mistake
 from drivesim.models.autoencoder import Autoencoder
 from drivesim.scene import KEYFRAME_FPS, to_model
@@ -54,7 +53,7 @@ def run(
     shape = (2 * model.config.latent, size[0] // model.config.f, size[1] // model.config.f)
     about = About(opened.digest, weights.sha256(file), size, str(fps), phases, precision, shape)
     with whole_folder(Path(out)) as part, LatentWriter(part, about) as writer:
-        fast = [entry for entry in opened.entries if entry.fps >= fps * FULL_RATE]
+        fast = [entry for entry in opened.entries if entry.fps >= fps * video.FULL_RATE]
         if not fast:
             raise Mistake(f"no clip has {fps} frames a second or more", where=index, mend="ask for a lower --fps")
         for entry in track(fast, "encoding", transient=True):

@@ -190,4 +190,5 @@ def _unit(x: Tensor) -> Tensor:
 
 @lru_cache(maxsize=4)
 def _shared(device: torch.device) -> Network:
-    return load(device=device)
+    with torch.inference_mode(False):  # whoever asks first: others want gradients through it
+        return load(device=device)

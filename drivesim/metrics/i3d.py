@@ -75,6 +75,10 @@ class Convolution(nn.Module):
             x, padding = F.pad(x, [side for pad in pads for side in pad]), 0
         else:
             padding = self.kernel // 2
+        if x.device.type == "cpu" and torch.backends.mkldnn.is_available():
+            # asked for by name: a batch of one would fall back to a loop that takes a fifth longer
+            sizes = ([padding] * 3, [self.stride] * 3, [1] * 3)
+            return torch.mkldnn_convolution(x, self.weight, self.bias, *sizes, 1).relu_()
         return F.conv3d(x, self.weight, self.bias, self.stride, padding).relu_()
 
 

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
 from drivesim.data import video
 from drivesim.data.gather import Source
@@ -62,6 +61,9 @@ def compare(real: Source, generated: Source, fps: Fraction | None, device: torch
     Raises:
         Mistake: one of them cannot be read, or the truth ends before the generated video.
     """
+    # here, since torchmetrics takes a second to import
+    from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
+
     info = video.probe(generated.file, rate=generated.rate)
     rate = fps or info.fps
     times: list[float] = []

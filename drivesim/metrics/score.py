@@ -9,7 +9,7 @@ from torch import Tensor
 
 import drivesim
 from drivesim.errors import Mistake
-from drivesim.metrics import drift, fvd, jackknife, kernel
+from drivesim.metrics import controls, drift, jackknife, kernel
 from drivesim.metrics.features import Extractor
 from drivesim.metrics.frechet import distance_of, frechet_distance
 from drivesim.metrics.measure import CONTROLS, Cache, Ruler, span_seconds
@@ -171,8 +171,8 @@ def _frechet(
     return Score(
         metric=_metric(kind, network, receipt),
         value=_plain(x, y, ddof, ruler.protocol.sums if kind == "fvd" else "float64"),
-        floor=fvd.floor(x, real.drives, ddof),
-        controls=fvd.controls(x, altered, len(y), ddof),
+        floor=controls.floor(x, real.drives, ddof),
+        controls=controls.controls(x, altered, len(y), ddof),
         receipt=receipt,
         estimate=spread.value if spread else None,
         se=spread.se if spread else None,

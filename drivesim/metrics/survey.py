@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from fractions import Fraction
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from drivesim.metrics.protocols import Protocol
 from drivesim.metrics.receipt import LeftOut
 
 EXAMPLES = 5  # names that a score carries
+BLOCK = 64
 ALIKE = Fraction(1, 200)  # 30000/1001 passes for 30
 
 
@@ -117,7 +119,11 @@ def survey(
             return problem
 
     with ThreadPoolExecutor(readers) as pool:
-        for source, found in zip(sources, progress(pool.map(look, sources)), strict=False):
+        # some at a time: what a pool has been given all at once it also holds all at once
+        found_ones = chain.from_iterable(
+            pool.map(look, sources[begin : begin + BLOCK]) for begin in range(0, len(sources), BLOCK)
+        )
+        for source, found in zip(sources, progress(found_ones), strict=False):
             if isinstance(found, Mistake):
                 if len(sources) == 1:
                     raise found

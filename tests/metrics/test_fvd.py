@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from drivesim.errors import Mistake
-from drivesim.metrics import fvd, receipt, store
+from drivesim.metrics import controls, fvd, receipt, store
 from drivesim.metrics.features import Extractor, check_prepared, prepared_clips
 from drivesim.metrics.frechet import Statistics, distance
 
@@ -103,26 +103,26 @@ def test_the_real_side_is_measured_once_saved_and_used_again(tmp_path):
 
 def test_controls_are_made_of_as_many_clips_as_were_generated():
     real, altered = torch.randn(40, 3), torch.randn(40, 3) + 5
-    few = fvd.controls(real, {"frozen": altered}, 10)["frozen"]
+    few = controls.controls(real, {"frozen": altered}, 10)["frozen"]
     chosen = torch.linspace(0, 39, 10).round().long()
     assert few == pytest.approx(distance(Statistics.of(real), Statistics.of(altered[chosen])))
-    assert fvd.controls(real, {"same": real}, 100)["same"] < 1e-9
+    assert controls.controls(real, {"same": real}, 100)["same"] < 1e-9
 
 
 def test_the_floor_needs_two_halves():
     real = torch.randn(9, 3)
-    assert fvd.floor(real[:3], ["a", "b", "c"]) is None
-    assert fvd.floor(real, ["a"] * 9) > 0
+    assert controls.floor(real[:3], ["a", "b", "c"]) is None
+    assert controls.floor(real, ["a"] * 9) > 0
 
 
 def test_the_floor_is_split_by_drive():
     """Clips of one drive are alike here, and drives far apart: a split through the drives would score near nothing."""
     place = torch.randn(8, 3, generator=torch.Generator().manual_seed(0)) * 10
     real = place.repeat_interleave(40, 0) + torch.randn(320, 3, generator=torch.Generator().manual_seed(1)) * 0.1
-    by_drive = fvd.floor(real, [f"drive {n // 40}" for n in range(320)])
-    by_clip = fvd.floor(real, [f"drive {n}" for n in range(320)])
+    by_drive = controls.floor(real, [f"drive {n // 40}" for n in range(320)])
+    by_clip = controls.floor(real, [f"drive {n}" for n in range(320)])
     assert by_drive > 20 * by_clip
-    first, second = fvd.halves(["a", "b", "a", "c", "b", "d"], 0)
+    first, second = controls.halves(["a", "b", "a", "c", "b", "d"], 0)
     assert sorted(first + second) == list(range(6)) and abs(len(first) - len(second)) <= 2
     assert not {("a", "b", "a", "c", "b", "d")[n] for n in first} & {("a", "b", "a", "c", "b", "d")[n] for n in second}
 

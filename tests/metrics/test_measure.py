@@ -12,7 +12,7 @@ import torch
 from drivesim.data.gather import Source, gather
 from drivesim.data.video import VideoInfo, probe
 from drivesim.errors import Mistake
-from drivesim.metrics import drift, fvd, jackknife, protocols, survey
+from drivesim.metrics import controls, drift, jackknife, protocols, survey
 from drivesim.metrics.measure import Wanted, clips, count_clips, plan, runs
 from tests.data.numbered import numbers, write_uneven
 
@@ -130,7 +130,7 @@ def test_frames_of_a_clip_stay_together_in_the_band_the_floor_and_the_groups():
     starts = [Fraction(n % 4) for n in range(40)]
     found = drift.curve(drift.Clips(real, starts), None, drift.Clips(made, starts), Fraction(1))
     assert found.usable_until == 4 and found.usual.frozen is None
-    whole, alone = (fvd.floor(x, ["one drive"] * len(x)) for x in (real, real.flatten(0, 1)))
+    whole, alone = (controls.floor(x, ["one drive"] * len(x)) for x in (real, real.flatten(0, 1)))
     assert whole > 2 * alone
     assert jackknife.frechet(real[:31], made) is None and jackknife.frechet(real, made).se > 0
 
