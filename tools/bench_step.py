@@ -18,7 +18,7 @@ import torch
 from drivesim import config
 from drivesim.diffusion.loss import DiffusionLoss
 from drivesim.diffusion.noise import Schedule
-from drivesim.jobs.train import ImageRun, KeyframesRun
+from drivesim.jobs.builders.latents import ImageRun, KeyframesRun
 from drivesim.models.temporal import TemporalLayers
 from drivesim.models.video import ImageModel, VideoUNet
 from drivesim.scene import Condition

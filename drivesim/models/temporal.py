@@ -50,8 +50,8 @@ class TemporalConfig:
     only_cross: sites whose spatial self-attention is replaced by cross-attention replace theirs too (SD's x4 upscaler).
     context_channels: width of the context features that feed the temporal convolutions [§3.2]; 0 for none.
     context: what they are made of: the ``given`` latents and their mask, or the ``low``-resolution frames (upsamplers).
-    spread: every frame is also shown the given frames, not only its own place: a short path for information that the
-        (3,1,1) convolutions would carry one frame a layer. Off in the paper.
+    spread: places whose given frames every frame is also shown, not only its own, -1 the last: a short path for
+        information that the (3,1,1) convolutions would carry one frame a layer. None in the paper.
     norm: group norms over one ``frame``, so that windows and chunks agree, or over the ``clip`` (SVD).
     positions: ``absolute``, a frame's place in the window, or ``relative``, its distance to another: needed to run
         longer than trained [App. D].
@@ -71,7 +71,7 @@ class TemporalConfig:
     only_cross: bool = False
     context_channels: int = 128
     context: Literal["given", "low"] = "given"
-    spread: bool = False
+    spread: tuple[int, ...] = ()
     norm: Literal["frame", "clip"] = "frame"
     positions: Literal["absolute", "relative"] = "absolute"
     reach: int | None = None
@@ -82,6 +82,8 @@ class TemporalConfig:
                 raise ValueError(f"{name} is {' or '.join(map(repr, known))}, not '{getattr(self, name)}'")
         if not 0.0 < self.alpha_start < 1.0 or min(self.frames, self.head_channels) < 1:
             raise ValueError("needs 0 < alpha_start < 1, frames >= 1 and head_channels >= 1")
+        if any(not -self.frames <= n < self.frames for n in self.spread):
+            raise ValueError(f"spread names places of {self.frames} frames, not {list(self.spread)}")
         if self.reach is not None and self.reach < 1:
             raise ValueError("needs reach >= 1, or none")
         if set(self.told) - {"rate", "level"} or (self.told and self.cross is None):
@@ -307,15 +309,16 @@ class ContextNetwork(nn.Module):
         return features
 
 
-def masked(context: Tensor, mask: Tensor, spread: bool = False) -> Tensor:
-    """(mask z, mask) as ``b t p h w``; with ``spread`` every frame also shows the planes of the first ``MAX_GIVEN``."""
+def masked(context: Tensor, mask: Tensor, spread: tuple[int, ...] = ()) -> Tensor:
+    """(mask z, mask) as ``b t p h w``; every frame also shows the planes of the frames at the places ``spread``."""
     t = context.shape[1]
     plane = repeat(mask.to(context.dtype), "b t -> b t 1 h w", h=context.shape[-2], w=context.shape[-1])
     stacked = torch.cat([context * plane, plane], dim=2)
     if not spread:
         return stacked
-    first = F.pad(stacked, (0, 0) * 3 + (0, max(0, MAX_GIVEN - t)))[:, :MAX_GIVEN]
-    return torch.cat([stacked, repeat(first, "b s c h w -> b t (s c) h w", t=t)], dim=2)
+    empty = torch.zeros_like(stacked[:, 0])
+    shown = torch.cat([stacked[:, n] if -t <= n < t else empty for n in spread], dim=1)
+    return torch.cat([stacked, repeat(shown, "b p h w -> b t p h w", t=t)], dim=2)
 
 
 @dataclass(frozen=True, eq=False)
@@ -340,7 +343,7 @@ class TemporalLayers(nn.Module):
         for site in self._sites.values():
             graft(self, site.name, self._layer(site, unet))
         if config.context_channels:
-            planes = (spatial.out_channels + 1) * (1 + (MAX_GIVEN if config.spread else 0))
+            planes = (spatial.out_channels + 1) * (1 + len(config.spread))
             if config.context == "low":
                 planes = spatial.in_channels - spatial.out_channels
             self.context = ContextNetwork(planes, config.context_channels, len(spatial.channels))

@@ -36,7 +36,7 @@ CONFIGS = {
         "schedule": {"betas": "cosine"},
         "loop": LOOP,
     },
-    "keyframes": {"temporal": {"frames": 4, "depth": 1, "context_channels": 8, "spread": True}, "loop": LOOP},
+    "keyframes": {"temporal": {"frames": 4, "depth": 1, "context_channels": 8, "spread": [0, 1]}, "loop": LOOP},
 }
 
 

@@ -59,8 +59,8 @@ def check(stage: str, parents: list[str], out: Path) -> Path:
     assert all(torch.isfinite(tensor).all() for tensor in weights.load(file)[0].values())
     assert len(losses(out / stage)) == 3 and all(map(math.isfinite, losses(out / stage)))
     more = [*settings, f"loop.steps={AGAIN}", *(["loss.adversarial=0"] if stage == "autoencoder" else [])]
-    make = {"autoencoder": train._autoencoder, "image": train._image, "keyframes": train._keyframes}[stage]
-    built = make(config.load(train.STAGES[stage], None, more), 0)
+    kind, build = train.STAGES[stage]
+    built = build(config.load(kind, None, more), 0)
     batch = next(iter(built.data.train_dataloader()))
     assert batch["video" if stage == "autoencoder" else "moments"].shape[-2:] == (
         SIZE if stage == "autoencoder" else (64, 128)

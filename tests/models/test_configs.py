@@ -71,7 +71,7 @@ def parts(name: str) -> dict[str, Any]:
         values = config.read_yaml(file)
         assert set(values) <= set(KINDS)
         return {key: config.build(KINDS[key], value, file) for key, value in values.items()}
-    run: Any = config.load(train.STAGES[stage], file)
+    run: Any = config.load(train.STAGES[stage][0], file)
     return {"autoencoder": run.model} if stage == "autoencoder" else dict(vars(run))
 
 
@@ -144,7 +144,7 @@ def test_train_takes_the_files_of_stages_that_exist(file: Path, capsys: pytest.C
     assert stage is not None
     train.run(stage, file, [], tmp_path / "o", print_config=True)
     (tmp_path / "printed.yaml").write_text(capsys.readouterr().out)
-    assert config.load(train.STAGES[stage], tmp_path / "printed.yaml") == config.load(train.STAGES[stage], file)
+    assert config.load(train.STAGES[stage][0], tmp_path / "printed.yaml") == config.load(train.STAGES[stage][0], file)
 
 
 @pytest.mark.parametrize(

@@ -97,8 +97,8 @@ def test_clips_of_a_batch_do_not_mix() -> None:
     torch.testing.assert_close(both[:1], first)
 
 
-@pytest.mark.parametrize("spread", [False, True])
-def test_what_is_given_how_many_and_how_noisy_is_told(spread: bool) -> None:
+@pytest.mark.parametrize("spread", [(), (0, 1)])
+def test_what_is_given_how_many_and_how_noisy_is_told(spread: tuple[int, ...]) -> None:
     model = stirred(made(TemporalConfig(frames=T, depth=1, context_channels=8, spread=spread)))
     x, noise, condition = inputs(b=1)
     full = model(x, noise, condition)
@@ -167,7 +167,7 @@ def test_temporal_layers_are_named_by_their_sites() -> None:
 def test_interface_is_of_shapes_alone() -> None:
     assert interface(SMALL) == interface(unet_config({**vars(SMALL), "cross": 99, "heads": 2}))
     assert interface(SMALL) != interface(unet_config({**vars(SMALL), "channels": [32, 96]}))
-    config = TemporalConfig(frames=3, spread=True)
+    config = TemporalConfig(frames=3, spread=(0, 1))
     assert temporal_config(vars(config)) == config
 
 

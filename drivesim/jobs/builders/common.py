@@ -1,0 +1,55 @@
+"""What the builders share: the result, and the parents' files that a configuration names."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from drivesim import weights
+from drivesim.data.latents import LatentCache, LatentData
+from drivesim.errors import Mistake
+from drivesim.models.autoencoder import Autoencoder
+from drivesim.training.diffusion import Latents
+from drivesim.training.loop import LoopConfig, Stage
+
+
+@dataclass(frozen=True, eq=False)
+class Built:
+    """A stage ready to train, and what becomes of it afterwards."""
+
+    stage: Stage
+    data: Any
+    parents: tuple[Path, ...]
+    origin: str
+    finish: Callable[[], tuple[torch.nn.Module, weights.Header]]
+
+
+def latents_of(autoencoder: Path) -> Latents:
+    latent = weights.header(autoencoder, "autoencoder").latent
+    return Latents(torch.tensor(latent["mean"]), torch.tensor(latent["std"]), Autoencoder.load(autoencoder))
+
+
+def cached(cache: str, autoencoder: Path, frames: int, loop: LoopConfig, begin: int) -> tuple[LatentCache, LatentData]:
+    folder = given(cache, "cache", "drivesim encode")
+    sha = weights.sha256(autoencoder)
+    opened = LatentCache.open(folder, autoencoder=sha)
+    data = LatentData(
+        folder, autoencoder=sha, frames=frames, batch=loop.batch, steps=loop.steps, start_step=begin, seed=loop.seed,
+        workers=loop.workers,
+    )  # fmt: skip
+    return opened, data
+
+
+def given(value: str, key: str, command: str) -> Path:
+    if not value:
+        raise Mistake(f"'{key}' is not set", where="train", mend=f"{key}=FOLDER, as '{command}' wrote it")
+    return Path(value)
+
+
+def weights_of(value: str, stage: str) -> Path:
+    if not value:
+        raise Mistake(f"'{stage}' is not set", where="train", mend=f"{stage}=RUN/weights/{stage}.safetensors")
+    weights.header(value, stage)
+    return Path(value)
