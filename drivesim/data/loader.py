@@ -52,8 +52,17 @@ def windows(entry: Entry, frames: int, fps: Fraction) -> list[Window]:
 class Clips(Dataset[Item]):
     """Map from global sample number to item; short clips are decoded once and kept, up to ``keep`` bytes."""
 
-    def __init__(self, held: list[Window], frames: int, fps: Fraction, size: video.Size, order: Order, keep: int):
-        self.held, self.frames, self.fps, self.size, self.order = held, frames, fps, size, order
+    def __init__(
+        self,
+        held: list[Window],
+        frames: int,
+        fps: Fraction,
+        size: video.Size,
+        order: Order,
+        keep: int,
+        crop: video.Size | None = None,
+    ):
+        self.held, self.frames, self.fps, self.size, self.order, self.crop = held, frames, fps, size, order, crop
         self._keep = _that_fit([window.entry for window in held], size, keep)
         self._kept: dict[str, video.Recording] = {}
 
@@ -65,9 +74,17 @@ class Clips(Dataset[Item]):
         step = math.floor(self.order.uniform(sample) * START_STEPS)
         start = window.first + window.slack * Fraction(step, START_STEPS)
         return {
-            "video": to_model(self._read(window.entry, start)),
+            "video": to_model(self._cropped(self._read(window.entry, start), sample)),
             **labels(window.entry.night, window.entry.cars, sample),
         }
+
+    def _cropped(self, frames: np.ndarray, sample: int) -> np.ndarray:
+        """The same part of all frames ``T H W 3``, before they become floats, which take four times the memory."""
+        if self.crop is None:
+            return frames
+        (height, width), (whole_height, whole_width) = self.crop, self.size
+        top, left = self.order.place(sample, whole_height - height, whole_width - width)
+        return frames[:, top : top + height, left : left + width]
 
     def _read(self, entry: Entry, start: Fraction) -> np.ndarray:
         if entry.clip_id not in self._keep:
@@ -131,6 +148,8 @@ class ClipData(Ordered):
         batch: clips a step on each process.
         steps: the training loader ends before this step; it begins at ``start_step``.
         keep: bytes of decoded frames that all workers together may hold.
+        crop: ``(H, W)`` of a part of the frames to give instead of the whole, the same part of all frames of a window,
+            anywhere in ``size``.
 
     ``left_out`` counts the clips that gave no window, by reason; ``digest`` names the data.
 
@@ -151,10 +170,14 @@ class ClipData(Ordered):
         seed: int = 0,
         workers: int = 0,
         keep: int = 1 << 30,
+        crop: tuple[int, int] | None = None,
     ):
         super().__init__(batch, steps, start_step, workers)
         opened = Index.open(index)
         self.frames, self.fps, self.size, self.seed = frames, fps, (size[0], size[1]), seed
+        self.crop = None if crop is None else (crop[0], crop[1])
+        if crop is not None and (min(crop) < 1 or crop[0] > size[0] or crop[1] > size[1]):
+            raise Mistake(f"{crop[0]}x{crop[1]} is no part of {size[0]}x{size[1]}", where="crop")
         self.keep, self.digest = keep // max(1, workers), opened.digest
         self.left_out: Counter[str] = Counter()
         self._train = self._windows(opened.split("train"))
@@ -179,7 +202,7 @@ class ClipData(Ordered):
 
     def training(self) -> Clips:
         order = Order(self.seed, len(self._train))
-        return Clips(self._train, self.frames, self.fps, self.size, order, self.keep)
+        return Clips(self._train, self.frames, self.fps, self.size, order, self.keep, self.crop)
 
 
 def _told(left_out: Counter[str]) -> str:

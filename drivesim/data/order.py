@@ -26,6 +26,11 @@ class Order:
         """In [0, 1): where within its window sample ``n`` starts."""
         return float(randomness.generator(self.seed, "start", sample).random())
 
+    def place(self, sample: int, *free: int) -> tuple[int, ...]:
+        """A whole number in [0, n] for each n of ``free``: where in a frame the sample's part of it lies."""
+        drawn = randomness.generator(self.seed, "place", sample)
+        return tuple(int(drawn.integers(0, n, endpoint=True)) for n in free)
+
 
 @lru_cache(maxsize=4)
 def _permutation(seed: int, epoch: int, count: int) -> np.ndarray:

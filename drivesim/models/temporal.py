@@ -27,7 +27,7 @@ from einops import rearrange, repeat
 from torch import Tensor, nn
 
 from drivesim.models.blocks import TOKENS, Attention, FeedForward, TimeEmbedding, sinusoid, zero
-from drivesim.models.unet import Site, UNet
+from drivesim.models.unet import Fold, Site, UNet
 from drivesim.scene import Condition
 
 MAX_GIVEN = 2
@@ -293,17 +293,19 @@ class TransformerSite(nn.Module):
 class ContextNetwork(nn.Module):
     """c_S -> features at every level's resolution by a learned downsampling network [§3.2].
 
-    c_S is (mask z, mask), of the given latents, or the low-resolution frames of an upsampler.
+    c_S is (mask z, mask), of the given latents, or the low-resolution frames of an upsampler. It is folded as the image
+    model folds its own input, so that the resolutions of their levels meet.
     """
 
-    def __init__(self, planes: int, width: int, levels: int):
+    def __init__(self, planes: int, width: int, levels: int, patch: int = 1):
         super().__init__()
-        self.conv_in = nn.Conv2d(planes, width, 3, padding=1)
+        self.fold = Fold(patch)
+        self.conv_in = nn.Conv2d(planes * patch**2, width, 3, padding=1)
         self.down = nn.ModuleList(nn.Conv2d(width, width, 3, stride=2, padding=1) for _ in range(levels - 1))
 
     def forward(self, planes: Tensor) -> list[Tensor]:
         """``b t p h w`` to features ``(b t) c h w`` of each level."""
-        features = [F.silu(self.conv_in(rearrange(planes, "b t p h w -> (b t) p h w")))]
+        features = [F.silu(self.conv_in(self.fold(rearrange(planes, "b t p h w -> (b t) p h w"))))]
         for down in self.down:
             features.append(F.silu(down(features[-1])))
         return features
@@ -346,7 +348,7 @@ class TemporalLayers(nn.Module):
             planes = (spatial.out_channels + 1) * (1 + len(config.spread))
             if config.context == "low":
                 planes = spatial.in_channels - spatial.out_channels
-            self.context = ContextNetwork(planes, config.context_channels, len(spatial.channels))
+            self.context = ContextNetwork(planes, config.context_channels, len(spatial.channels), spatial.patch)
             if config.context == "given":
                 self.given = nn.Embedding(MAX_GIVEN + 1, emb)
                 self.level = TimeEmbedding(spatial.channels[0], emb)

@@ -40,6 +40,9 @@ class UNetConfig:
     added: how many numbers for the whole clip are added to the time embedding (SVD: fps, motion, noise of the context).
     eps: of the group norms in residual blocks on the way up, and beside transformers on the way down. It is 1e-5 as
         everywhere, but diffusers runs SVD, which was trained so, with 1e-6 in these.
+    patch: side of the squares of pixels that are folded into channels before the first convolution and unfolded behind
+        the last, as in the autoencoder; 1, the paper's, for none. It makes pixel-space models cheap: level 0 then has
+        the resolution of the squares. ``in_channels`` and ``out_channels`` are those of a pixel.
     """
 
     channels: tuple[int, ...] = (224, 448, 448, 672, 896)
@@ -58,6 +61,7 @@ class UNetConfig:
     classes: int = 0
     added: int = 0
     eps: float = 1e-5
+    patch: int = 1
 
     def __post_init__(self) -> None:
         for name in ("attention", "only_cross"):
@@ -65,6 +69,8 @@ class UNetConfig:
                 raise ValueError(f"{name} has {len(getattr(self, name))} levels, channels {len(self.channels)}")
         if any(self.only_cross) and self.cross is None:
             raise ValueError("only_cross needs tokens to look at: cross is their width")
+        if self.patch < 1:
+            raise ValueError(f"patch is a number of pixels, at least 1, not {self.patch}")
         unknown = set(self.joined) - {"low", "context", "mask"}
         if unknown or (self.in_channels == self.out_channels) == bool(self.joined):
             raise ValueError(
@@ -88,6 +94,19 @@ class Site:
     level: int
     transformer: bool
     only_cross: bool = False
+
+
+class Fold(nn.PixelUnshuffle):
+    """Squares of ``patch x patch`` pixels into channels, ``n c h w -> n (c patch patch) (h / patch) (w / patch)``."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        patch = self.downscale_factor
+        if x.shape[-2] % patch or x.shape[-1] % patch:
+            raise ValueError(
+                f"height and width must divide by patch = {patch}, the side of the squares that this network folds: "
+                f"{x.shape[-2]}x{x.shape[-1]} does not"
+            )
+        return super().forward(x)
 
 
 class Transformer(nn.Module):
@@ -173,13 +192,17 @@ class UNet(nn.Module):
     ``noise`` is what the preconditioning says of the level. ``pooled`` (n e) is added to the time embedding; where the
     network embeds numbers itself (``added``), ``pooled`` is those numbers, n ``added``. ``low_level`` (n) is the index
     of the noise of the low-resolution input, where the network has a table for it (``classes``).
+
+    Raises:
+        ValueError: ``h`` or ``w`` does not divide by ``patch``; tokens or numbers that the network needs are missing.
     """
 
     def __init__(self, config: UNetConfig):
         super().__init__()
         self.config = config
         widths, emb = config.channels, config.embedding
-        self.conv_in = nn.Conv2d(config.in_channels, widths[0], 3, padding=1)
+        self.fold, self.unfold = Fold(config.patch), nn.PixelShuffle(config.patch)
+        self.conv_in = nn.Conv2d(config.in_channels * config.patch**2, widths[0], 3, padding=1)
         self.time_embedding = TimeEmbedding(widths[0], emb)
         if config.classes:
             self.class_embedding = nn.Embedding(config.classes, emb)
@@ -205,7 +228,7 @@ class UNet(nn.Module):
             self.up_blocks.append(stage)
             a = b
         self.conv_norm_out = nn.GroupNorm(config.groups, widths[0], eps=1e-5)
-        self.conv_out = nn.Conv2d(widths[0], config.out_channels, 3, padding=1)
+        self.conv_out = nn.Conv2d(widths[0], config.out_channels * config.patch**2, 3, padding=1)
 
     def embed(self, noise: Tensor, pooled: Tensor | None = None, low_level: Tensor | None = None) -> Tensor:
         """The time embedding ``n e``, with all that is added to it."""
@@ -232,7 +255,7 @@ class UNet(nn.Module):
         low_level: Tensor | None = None,
     ) -> Tensor:
         c = Call(self.embed(noise, pooled, low_level), tokens, mask, after)
-        x = self.conv_in(x)
+        x = self.conv_in(self.fold(x))
         skips = [x]
         for i, stage in enumerate(cast(Iterable[Stage], self.down_blocks)):
             for j in range(len(stage.resnets)):
@@ -247,10 +270,11 @@ class UNet(nn.Module):
                 x = stage.step(j, torch.cat([x, skips.pop()], dim=1), c, f"up_blocks.{i}")
             for up in getattr(stage, "upsamplers", ()):
                 x = up(x, skips[-1].shape[-2:])
-        return self.conv_out(F.silu(self.conv_norm_out(x)))
+        return self.unfold(self.conv_out(F.silu(self.conv_norm_out(x))))
 
     def sites(self) -> Iterator[Site]:
-        """Every place for a temporal layer, in the order of the forward pass. Level 0 is the full resolution."""
+        """Every place for a temporal layer, in the order of the forward pass. Level 0 is that of the first
+        convolution: the full resolution, or that of the folded squares."""
         last = len(self.config.channels) - 1
         stages: list[tuple[str, Any, int]] = [
             *((f"down_blocks.{i}", s, i) for i, s in enumerate(self.down_blocks)),

@@ -81,4 +81,5 @@ def interface(config: UNetConfig) -> str:
     with torch.device("meta"):
         found = list(UNet(config).sites())
     sites = [{"name": s.name, "channels": s.channels, "level": s.level, "transformer": s.transformer} for s in found]
-    return digest({"sites": sites, "embedding": config.embedding, "latent": config.out_channels})
+    folded = {"patch": config.patch} if config.patch > 1 else {}  # without it as before: old files keep their hash
+    return digest({"sites": sites, "embedding": config.embedding, "latent": config.out_channels, **folded})

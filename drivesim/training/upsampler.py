@@ -1,0 +1,122 @@
+"""Stages ``upsampler`` and ``upsampler-temporal`` [§3.4, H.1]: 4x diffusion in pixel space, told the low-resolution
+frames and how much noise they have; first on single frames, then with temporal layers alone trained.
+
+Both learn on parts of frames, and are run on whole ones: nothing in them depends on the size. The low-resolution part is
+made from the high one, by the mean over squares of pixels.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from drivesim.diffusion.loss import LossConfig
+from drivesim.diffusion.lowres import augmented, reduced
+from drivesim.diffusion.noise import ScheduleConfig
+from drivesim.errors import Mistake
+from drivesim.models.temporal import TemporalConfig, TemporalLayers
+from drivesim.models.video import ImageModel, VideoUNet
+from drivesim.randomness import normal
+from drivesim.scene import Condition, to_pixels
+from drivesim.training.diffusion import ImageStage
+from drivesim.training.loop import LoopConfig
+
+
+@dataclass(frozen=True)
+class LowConfig:
+    """Args:
+    factor: how many times higher and wider the frames become.
+    levels: the highest index of the noise on the low-resolution frames, which is uniform in 0 .. levels [H.1: 250].
+    """
+
+    factor: int = 4
+    levels: int = 250
+
+    def __post_init__(self) -> None:
+        if self.factor < 2 or self.levels < 0:
+            raise Mistake("needs factor >= 2 and levels >= 0", where="low")
+
+
+class UpsamplerStage(ImageStage):
+    """The image upsampler, from batches ``{"video": B T 3 H W, "night": B, "cars": B, "sample": B}``, T = 1."""
+
+    def __init__(
+        self,
+        image: ImageModel,
+        low: LowConfig,
+        schedule: ScheduleConfig,
+        loss: LossConfig,
+        loop: LoopConfig,
+        label_drop: float = 0.1,
+    ):
+        no_latents: Any = None  # frames are diffused as they are; what whitens or decodes is overridden below
+        super().__init__(image, no_latents, schedule, loss, loop, label_drop)
+        self.low = low
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        samples, high = [int(n) for n in batch["sample"]], batch["video"]
+        noise, u = self._noise(high, samples), self._uniform("level", samples).to(high)
+        condition, predicted = self._condition(batch, high, samples)
+        loss = self.objective(self.network, high, noise, u, condition, predicted).mean()
+        self.log("loss", loss.detach())
+        self.shown = {k: v[:2] for k, v in batch.items()}
+        return loss
+
+    def _condition(self, batch: dict[str, Tensor], z: Tensor, samples: list[int]) -> tuple[Condition, Tensor | None]:
+        u = self._uniform("low level", samples).to(z.device)
+        index = (u * (self.low.levels + 1)).long().clamp(max=self.low.levels)
+        return self._told(batch, reduced(z, self.low.factor), index, samples), None
+
+    def _told(
+        self, batch: dict[str, Tensor], low: Tensor, index: Tensor, samples: list[int] | None = None
+    ) -> Condition:
+        """The condition of low-resolution frames with noise ``index``; labels dropped for some of the ``samples``."""
+        numbers = samples if samples is not None else [int(n) for n in batch["sample"]]
+        noise = torch.stack([normal((self.loop.seed, "low", n), tuple(low.shape[1:])) for n in numbers]).to(low)
+        shown = augmented(low, index, noise, self.schedule, self.low.factor)
+        return Condition(tokens=self._tokens(batch, samples), low=shown, low_level=index)
+
+    @torch.no_grad()
+    def pictures(self) -> np.ndarray:
+        """Low-resolution frames, bicubically enlarged, above; sampled ones, with a fifth of the most noise that training
+        puts on the low frames, in the middle; real ones below."""
+        assert self.shown is not None
+        high = self.shown["video"]
+        low = reduced(high, self.low.factor)
+        index = torch.full((len(high),), self.low.levels // 5, device=high.device)
+        sampled = self._sampled(high, self._told(self.shown, low, index), self.network)
+        rows = [bicubic(to_pixels(low), self.low.factor), to_pixels(sampled), to_pixels(high)]
+        return np.stack([rearrange(row, "b t h w c -> (b t) h w c") for row in rows])
+
+
+class UpsamplerTemporalStage(UpsamplerStage):
+    """The image upsampler frozen, its temporal layers trained on consecutive frames, from the same batches with T > 1."""
+
+    def __init__(
+        self,
+        image: ImageModel,
+        temporal: TemporalConfig,
+        low: LowConfig,
+        schedule: ScheduleConfig,
+        loss: LossConfig,
+        loop: LoopConfig,
+        label_drop: float = 0.1,
+    ):
+        super().__init__(image, low, schedule, loss, loop, label_drop)
+        self.image.requires_grad_(False)
+        self.temporal = TemporalLayers(temporal, image.unet)
+
+    @property
+    def network(self) -> VideoUNet:
+        return VideoUNet(self.image.unet, self.temporal)
+
+
+def bicubic(frames: np.ndarray, factor: int) -> np.ndarray:
+    """uint8 ``B T h w 3`` enlarged by OpenCV's bicubic, what an upsampler has to better."""
+    height, width = frames.shape[2] * factor, frames.shape[3] * factor
+    larger = [cv2.resize(frame, (width, height), interpolation=cv2.INTER_CUBIC) for clip in frames for frame in clip]
+    return rearrange(np.stack(larger), "(b t) h w c -> b t h w c", b=frames.shape[0])
