@@ -16,7 +16,21 @@ from drivesim import __version__, config, weights
 from drivesim.errors import Mistake, nearest
 from drivesim.jobs.builders.autoencoder import AutoencoderRun, build_autoencoder
 from drivesim.jobs.builders.common import Built
-from drivesim.jobs.builders.latents import ImageRun, KeyframesRun, build_image, build_keyframes
+from drivesim.jobs.builders.decoder import DecoderRun, build_decoder
+from drivesim.jobs.builders.latents import (
+    ImageRun,
+    InterpolationRun,
+    KeyframesRun,
+    build_image,
+    build_interpolation,
+    build_keyframes,
+)
+from drivesim.jobs.builders.upsampler import (
+    UpsamplerRun,
+    UpsamplerTemporalRun,
+    build_upsampler,
+    build_upsampler_temporal,
+)
 from drivesim.jobs.run import recorded
 from drivesim.training.loop import latest, steps_in, train
 
@@ -24,6 +38,10 @@ STAGES: dict[str, tuple[type, Callable[[Any, int], Built]]] = {
     "autoencoder": (AutoencoderRun, build_autoencoder),
     "image": (ImageRun, build_image),
     "keyframes": (KeyframesRun, build_keyframes),
+    "interpolation": (InterpolationRun, build_interpolation),
+    "decoder": (DecoderRun, build_decoder),
+    "upsampler": (UpsamplerRun, build_upsampler),
+    "upsampler-temporal": (UpsamplerTemporalRun, build_upsampler_temporal),
 }
 
 

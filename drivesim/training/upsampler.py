@@ -38,7 +38,7 @@ class LowConfig:
 
     def __post_init__(self) -> None:
         if self.factor < 2 or self.levels < 0:
-            raise Mistake("needs factor >= 2 and levels >= 0", where="low")
+            raise Mistake("needs factor >= 2 and low_levels >= 0", where="upsampler")
 
 
 class UpsamplerStage(ImageStage):

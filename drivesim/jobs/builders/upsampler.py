@@ -1,0 +1,200 @@
+"""Stages ``upsampler`` and ``upsampler-temporal``: diffusion on pixels, from an index of clips."""
+
+import math
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+
+import torch
+
+from drivesim import config, weights
+from drivesim.data.loader import ClipData
+from drivesim.diffusion.loss import LossConfig
+from drivesim.diffusion.noise import ScheduleConfig
+from drivesim.errors import Mistake
+from drivesim.jobs.builders.common import Built, given, weights_of
+from drivesim.models.temporal import TemporalConfig
+from drivesim.models.unet import UNetConfig
+from drivesim.models.video import ImageModel, interface, unet_config
+from drivesim.training.loop import LoopConfig
+from drivesim.training.upsampler import LowConfig, UpsamplerStage, UpsamplerTemporalStage
+
+PAPER = UNetConfig(  # [Table 6]; the noise of the low-resolution frames told by a table, as in SD's x4 upscaler
+    channels=(160, 320, 640, 640),
+    blocks=2,
+    attention=(False, False, False, True),
+    heads=4,
+    cross=768,
+    in_channels=6,
+    out_channels=3,
+    joined=("low",),
+    classes=1000,
+)
+PAPER_TEMPORAL = TemporalConfig(frames=8, depth=4, heads=4, cross=768, context="low")
+
+
+@dataclass(frozen=True)
+class UpsamplerRun:
+    """Args:
+    index: folder that ``drivesim index`` wrote.
+    size: height and width of the high-resolution frames; their clips should be at least as large.
+    crop: height and width of the part of them that a step sees; the model is then run on whole frames.
+    fps: rate at which single frames are taken from the clips.
+    factor: how many times smaller the low-resolution frames are.
+    low_levels: the highest index of their noise, see ``LowConfig``.
+    """
+
+    index: str = ""
+    size: tuple[int, int] = (512, 1024)
+    crop: tuple[int, int] = (256, 256)
+    fps: str | int | float = "1"
+    factor: int = 4
+    low_levels: int = 250
+    label_drop: float = 0.1
+    model: UNetConfig = PAPER
+    schedule: ScheduleConfig = field(
+        default_factory=lambda: ScheduleConfig(beta_start=1e-4, beta_end=2e-2, betas="linear")
+    )
+    loss: LossConfig = field(default_factory=LossConfig)
+    loop: LoopConfig = field(default_factory=LoopConfig)
+
+    def __post_init__(self) -> None:
+        own, schedule = self.model, self.schedule
+        if (own.in_channels, own.out_channels, own.joined) != (6, 3, ("low",)):
+            mend = "model.in_channels=6 model.out_channels=3 model.joined=[low]"
+            raise Mistake("enlarges pixels beside the low-resolution frames", where="model", mend=mend)
+        if schedule.kind != "discrete" or not self.low_levels < min(own.classes, schedule.steps):
+            what = f"low_levels {self.low_levels} is an index of the schedule, and the model has a row for each"
+            mend = f"a discrete schedule of more steps, and model.classes={self.low_levels + 1} or more"
+            raise Mistake(what, where="low_levels", mend=mend)
+        _check(self.size, self.crop, self.factor, own.patch)
+        _rate(self.fps)
+
+
+@dataclass(frozen=True)
+class UpsamplerTemporalRun:
+    """Args:
+    index: folder that ``drivesim index`` wrote.
+    upsampler: weights of the image upsampler; its schedule and its low-resolution frames are taken over.
+    size: as of the image upsampler; null for the size that it was trained at.
+    crop: height and width of the part of the frames that a step sees.
+    fps: of the ``temporal.frames`` consecutive frames of a window, that of the rollout's video.
+    """
+
+    index: str = ""
+    upsampler: str = ""
+    size: tuple[int, int] | None = None
+    crop: tuple[int, int] = (256, 256)
+    fps: str | int | float = "30"
+    label_drop: float = 0.1
+    temporal: TemporalConfig = PAPER_TEMPORAL
+    loss: LossConfig = field(default_factory=LossConfig)
+    loop: LoopConfig = field(default_factory=LoopConfig)
+
+    def __post_init__(self) -> None:
+        if self.temporal.context_channels and self.temporal.context != "low":
+            raise Mistake("the context is the low-resolution frames", where="temporal", mend="temporal.context=low")
+        if self.temporal.told:
+            raise Mistake("is told nothing but labels", where="temporal", mend="temporal.told=[]")
+        _rate(self.fps)
+
+
+def build_upsampler(settings: UpsamplerRun, begin: int) -> Built:
+    data = _clips(settings, settings.size, 1, begin)
+    image = ImageModel(settings.model)
+    low = LowConfig(settings.factor, settings.low_levels)
+    stage = UpsamplerStage(image, low, settings.schedule, settings.loss, settings.loop, settings.label_drop)
+
+    def finish() -> tuple[torch.nn.Module, weights.Header]:
+        header = weights.Header(
+            "upsampler",
+            config.plain(settings.model),
+            interface=interface(settings.model),
+            size=settings.size,
+            fps=str(settings.fps),
+            latent={"f": 1, "channels": 3, "factor": settings.factor, "low_levels": settings.low_levels},
+            schedule=config.plain(settings.schedule),
+            labels=["night", "cars"] if image.labels else [],
+        )
+        return image.cpu(), header
+
+    return Built(stage, data, (), data.digest, finish)
+
+
+def build_upsampler_temporal(settings: UpsamplerTemporalRun, begin: int) -> Built:
+    file = weights_of(settings.upsampler, "upsampler")
+    image, of_image = _load(file)
+    size, factor, patch = settings.size or of_image.size, of_image.latent["factor"], image.unet.config.patch
+    _check(size, settings.crop, factor, patch)
+    if image.unet.config.cross != settings.temporal.cross:
+        what = f"the image upsampler's tokens are {image.unet.config.cross} wide, not {settings.temporal.cross}"
+        mend = f"temporal.cross={image.unet.config.cross or 'null'}"
+        raise Mistake(what, where="temporal.cross", mend=mend)
+    data = _clips(settings, size, settings.temporal.frames, begin)
+    schedule = config.build(ScheduleConfig, of_image.schedule, file)
+    stage = UpsamplerTemporalStage(
+        image, settings.temporal, LowConfig(factor, of_image.latent["low_levels"]), schedule, settings.loss,
+        settings.loop, settings.label_drop,
+    )  # fmt: skip
+
+    def finish() -> tuple[torch.nn.Module, weights.Header]:
+        header = weights.Header(
+            "upsampler-temporal",
+            config.plain(settings.temporal),
+            parents={"upsampler": weights.sha256(file)},
+            interface=of_image.interface,
+            size=size,
+            frames=settings.temporal.frames,
+            fps=str(settings.fps),
+            latent=of_image.latent,
+            schedule={**of_image.schedule, "shared": settings.loss.shared},
+            labels=of_image.labels,
+            alpha=settings.temporal.alpha,
+            norm=settings.temporal.norm,
+        )
+        return stage.temporal.cpu(), header
+
+    return Built(stage, data, (file,), data.digest, finish)
+
+
+def _load(file: Path) -> tuple[ImageModel, weights.Header]:
+    tensors, header = weights.load(file, "upsampler")
+    model = ImageModel(unet_config(header.config))
+    weights.fill(model, tensors, file)
+    return model.eval().requires_grad_(False), header
+
+
+def _clips(settings: UpsamplerRun | UpsamplerTemporalRun, size: tuple[int, int], frames: int, begin: int) -> ClipData:
+    loop = settings.loop
+    return ClipData(
+        given(settings.index, "index", "drivesim index"), frames=frames, fps=_rate(settings.fps), size=size,
+        crop=settings.crop, batch=loop.batch, steps=loop.steps, start_step=begin, seed=loop.seed, workers=loop.workers,
+    )  # fmt: skip
+
+
+def _rate(fps: str | int | float) -> Fraction:
+    try:
+        rate = Fraction(str(fps))
+    except (ValueError, ZeroDivisionError):
+        rate = Fraction(0)
+    if rate <= 0:
+        raise Mistake(f"'{fps}' is no rate above 0", where="fps", mend="such as 1, 30 or 15/8")
+    return rate
+
+
+def _check(size: tuple[int, int], crop: tuple[int, int], factor: int, patch: int) -> None:
+    """Raises:
+    Mistake: a size or a crop that does not divide by what the low-resolution frames and the network need.
+    """
+    step = math.lcm(factor, patch)
+    for where, (height, width) in (("size", size), ("crop", crop)):
+        if height < 1 or width < 1 or height % step or width % step:
+            below, above = (
+                tuple(max(step, rounding(side / step) * step) for side in (height, width))
+                for rounding in (math.floor, math.ceil)
+            )
+            what = f"{height}x{width} does not divide by {step} (factor {factor}, patch {patch})"
+            mend = f"the nearest that do: {below[0]}x{below[1]} and {above[0]}x{above[1]}"
+            raise Mistake(what, where=where, mend=mend)
+    if crop[0] > size[0] or crop[1] > size[1]:
+        raise Mistake(f"{crop[0]}x{crop[1]} is no part of {size[0]}x{size[1]}", where="crop", mend="a smaller crop")
