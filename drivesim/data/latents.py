@@ -7,6 +7,7 @@ consecutive frames of a clip at an exact fps) and ``cache.json``, which says fro
 
 import hashlib
 import json
+import math
 from dataclasses import asdict, dataclass, fields
 from fractions import Fraction
 from functools import cached_property
@@ -24,6 +25,7 @@ from drivesim.data.index import Entry
 from drivesim.data.loader import Item, Ordered, labels
 from drivesim.data.order import Order
 from drivesim.errors import Mistake
+from drivesim.randomness import generator
 
 FORMAT = "drivesim.latents/1"
 ABOUT, SEQUENCES = "cache.json", "sequences.parquet"
@@ -163,12 +165,24 @@ class LatentCache:
     def split(self, name: str) -> list[Sequence]:
         return [sequence for sequence in self.sequences if sequence.split == name]
 
-    def read(self, sequence: Sequence, first: int, frames: int) -> np.ndarray:
-        """``frames`` frames of ``sequence`` from its frame ``first`` on: float32 ``T 2C h w``."""
-        if first < 0 or first + frames > sequence.frames:
-            raise ValueError(f"frames {first} to {first + frames} of a sequence of {sequence.frames}")
-        begin = sequence.offset + first
-        return np.asarray(self._shards[sequence.shard][begin : begin + frames], dtype=np.float32)
+    def read(self, sequence: Sequence, first: int, frames: int, stride: int = 1) -> np.ndarray:
+        """``frames`` frames of ``sequence``, every ``stride``-th from its frame ``first`` on: float32 ``T 2C h w``."""
+        end = first + span(frames, stride)
+        if first < 0 or end > sequence.frames:
+            raise ValueError(f"frames {first} to {end} of a sequence of {sequence.frames}")
+        held = self._shards[sequence.shard][sequence.offset + first : sequence.offset + end : stride]
+        return np.asarray(held, dtype=np.float32)
+
+    def stride(self, rate: Fraction) -> int:
+        """How many of its frames a frame at ``rate`` is.
+
+        Raises:
+            ValueError: no whole number.
+        """
+        steps = self.fps / rate
+        if steps.denominator != 1:
+            raise ValueError(f"{self.fps} frames a second are no whole multiple of {rate}")
+        return int(steps)
 
     @cached_property
     def _shards(self) -> list[np.ndarray]:
@@ -204,27 +218,50 @@ def stretches(sequence: Sequence, frames: int) -> list[Stretch]:
     return [Stretch(sequence, n, min(frames - 1, sequence.frames - frames - n)) for n in starts]
 
 
-class Latents(Dataset[Item]):
-    """Map from global sample number to item."""
+def span(frames: int, stride: int) -> int:
+    """Frames of a sequence from the first of a window to its last, both counted."""
+    return (frames - 1) * stride + 1
 
-    def __init__(self, cache: LatentCache, held: list[Stretch], frames: int, order: Order):
-        self.cache, self.held, self.frames, self.order = cache, held, frames, order
+
+class Latents(Dataset[Item]):
+    """Map from global sample number to item; the rate of a sample, where there are several, is drawn for its number."""
+
+    def __init__(self, cache: LatentCache, held: dict[int, list[Stretch]], frames: int, seed: int):
+        self.cache, self.held, self.frames, self.seed = cache, held, frames, seed
+        self._strides = list(held)
+        self._orders = {stride: Order(seed, len(windows)) for stride, windows in held.items()}
 
     def __len__(self) -> int:
-        return len(self.held)
+        return sum(map(len, self.held.values()))
 
     def __getitem__(self, sample: int) -> Item:
-        window = self.held[self.order.window(sample)]
-        late = int(self.order.uniform(sample) * (window.slack + 1))
-        moments = torch.from_numpy(self.cache.read(window.sequence, window.first + late, self.frames))
-        return {"moments": moments, **labels(window.sequence.night, window.sequence.cars, sample)}
+        stride = self._stride(sample)
+        order = self._orders[stride]
+        window = self.held[stride][order.window(sample)]
+        late = int(order.uniform(sample) * (window.slack + 1))
+        moments = torch.from_numpy(self.cache.read(window.sequence, window.first + late, self.frames, stride))
+        return {
+            "moments": moments,
+            "fps": torch.tensor(float(self.cache.fps / stride)),
+            **labels(window.sequence.night, window.sequence.cars, sample),
+        }
+
+    def _stride(self, sample: int) -> int:
+        if len(self._strides) == 1:
+            return self._strides[0]
+        return self._strides[generator(self.seed, "rate", sample).integers(len(self._strides))]
 
 
 class LatentData(Ordered):
-    """Windows of a cache as batches ``{"moments": B T 2C h w, "night": B, "cars": B, "sample": B}``; see ``ClipData``.
+    """Windows of a cache as batches ``{"moments": B T 2C h w, "fps", "night", "cars", "sample": B}``; see ``ClipData``.
+
+    Args:
+        rates: frames a second of the windows, which all are trained on alike; none named is the cache's own. A clip
+            that is too short for the lowest still gives windows at the others.
 
     Raises:
-        Mistake: no cache, of another autoencoder, or no sequence of ``frames`` frames.
+        Mistake: no cache, of another autoencoder or of frames that do not fall on those of a rate, or no sequence of
+            ``frames`` frames at one of the rates.
     """
 
     def __init__(
@@ -238,19 +275,36 @@ class LatentData(Ordered):
         seed: int = 0,
         workers: int = 0,
         autoencoder: str | None = None,
+        rates: tuple[Fraction, ...] = (),
     ):
         super().__init__(batch, steps, start_step, workers)
         self.cache, self.frames, self.seed = LatentCache.open(cache, autoencoder), frames, seed
         self.digest = self.cache.fingerprint
-        self._train = [w for s in self.cache.split("train") for w in stretches(s, frames)]
-        self.left_out = {"shorter than a window": sum(s.frames < frames for s in self.cache.sequences)}
-        if not self._train:
-            longest = max((s.frames for s in self.cache.split("train")), default=0)
+        self._train = {stride: self._windows(stride) for stride in self._strides(rates)}
+        least = min(span(frames, stride) for stride in self._train)
+        self.left_out = {"shorter than a window": sum(s.frames < least for s in self.cache.sequences)}
+
+    def _strides(self, rates: tuple[Fraction, ...]) -> list[int]:
+        try:
+            return [self.cache.stride(rate) for rate in rates or (self.cache.fps,)]
+        except ValueError as problem:
+            common = Fraction(
+                math.lcm(*(rate.numerator for rate in rates)), math.gcd(*(rate.denominator for rate in rates))
+            )
+            raise Mistake(str(problem), where=self.cache.folder, mend=f"encode with --fps {common}") from None
+
+    def _windows(self, stride: int) -> list[Stretch]:
+        need, sequences = span(self.frames, stride), self.cache.split("train")
+        found = [window for sequence in sequences for window in stretches(sequence, need)]
+        if not found:
+            longest = max((sequence.frames for sequence in sequences), default=0)
+            fps = f"{self.cache.fps} fps" + (f", for windows at {self.cache.fps / stride}" if stride > 1 else "")
             raise Mistake(
-                f"no sequence has {frames} frames at {self.cache.fps} fps, the longest has {longest}",
-                where=cache,
+                f"no sequence has {need} frames at {fps}, the longest has {longest}",
+                where=self.cache.folder,
                 mend="ask for fewer frames, or encode longer clips",
             )
+        return found
 
     def training(self) -> Latents:
-        return Latents(self.cache, self._train, self.frames, Order(self.seed, len(self._train)))
+        return Latents(self.cache, self._train, self.frames, self.seed)

@@ -54,7 +54,8 @@ class DecoderLayers(nn.Module):
             for i, resnet in enumerate(stage.resnets):
                 channels = resnet.conv1.out_channels
                 block = TemporalResnet(channels, groups, norm=config.norm, kernel=config.kernel)
-                graft(self, f"{name}.resnets.{i}", ResnetSite(block, Mixer(1, config.alpha_start)))
+                self.last_site = f"{name}.resnets.{i}"
+                graft(self, self.last_site, ResnetSite(block, Mixer(1, config.alpha_start)))
         if config.last:
             self.time_conv_out = over_time(3, 3, 1)
             with torch.no_grad():
@@ -63,6 +64,13 @@ class DecoderLayers(nn.Module):
 
     def at(self, site: str, x: Tensor, t: int) -> Tensor:
         return self.get_submodule(site)(x, t)
+
+    @property
+    def last_weight(self) -> Tensor:
+        """Of the convolution that is the last on the way to the pixels: behind it everything is the image decoder's."""
+        if self.config.last:
+            return self.time_conv_out.weight
+        return self.get_submodule(self.last_site).temporal_res_block.conv2.weight
 
 
 class VideoDecoder(nn.Module):

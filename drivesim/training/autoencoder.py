@@ -1,7 +1,8 @@
 """Stage ``autoencoder`` [§3.1.1, Table 8]: L1, perceptual, KL or codebook, and a patch discriminator, as in latent
-diffusion."""
+diffusion; and what it has in common with the stage that adds temporal layers to its decoder."""
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from drivesim.models.autoencoder import Autoencoder, AutoencoderConfig, kl, split_moments
 from drivesim.models.discriminator import PatchDiscriminator, adversarial_weight, hinge
@@ -21,17 +22,16 @@ Perceptual = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
-class AutoencoderLoss:
+class ReconstructionLoss:
     """Weights of the loss beside L1, which has 1.
 
     Args:
-        kl: of the divergence, in nats an element. A model with a codebook has the codebook's loss instead, weight 1.
         perceptual: of the feature distance that the job passes in.
         gradient: of the L1 of image gradients at three scales: edges of far cars and lane marks weigh little in L1.
         adversarial: of the discriminator, times the adaptive weight; from step ``adversarial_from`` on; 0 for none.
+        width: channels of the discriminator's first layer.
     """
 
-    kl: float = 1e-3
     perceptual: float = 1.0
     gradient: float = 0.0
     adversarial: float = 0.5
@@ -39,59 +39,78 @@ class AutoencoderLoss:
     width: int = 64
 
 
-class AutoencoderStage(Stage):
-    """Trains on single frames: batch ``{"video": B T 3 H W, "sample": B}``; frames count as images."""
+@dataclass(frozen=True)
+class AutoencoderLoss(ReconstructionLoss):
+    """Args:
+    kl: of the divergence, in nats an element. A model with a codebook has the codebook's loss instead, weight 1.
+    """
+
+    kl: float = 1e-3
+
+
+class ReconstructionStage(Stage, ABC):
+    """Learns to give back its input, and after a while against a discriminator, which has an optimiser of its own.
+
+    Args:
+        discriminator: None for none.
+        perceptual: how unlike two sets of frames ``n 3 H W`` look, a scalar; None: the loss is without.
+    """
+
+    weights: ReconstructionLoss
 
     def __init__(
-        self, config: AutoencoderConfig, loss: AutoencoderLoss, loop: LoopConfig, perceptual: Perceptual | None = None
+        self,
+        loss: ReconstructionLoss,
+        loop: LoopConfig,
+        discriminator: nn.Module | None,
+        perceptual: Perceptual | None,
     ):
         super().__init__(loop)
         self.automatic_optimization = False  # two optimisers
-        self.model = Autoencoder(config)
         self.weights = loss
-        self.discriminator = PatchDiscriminator(loss.width) if loss.adversarial else None
+        self.discriminator = discriminator
         self.perceptual = perceptual
         self.shown: Tensor | None = None
 
+    @property
+    @abstractmethod
+    def trained(self) -> nn.Module:
+        """What the first optimiser holds."""
+
+    @property
+    @abstractmethod
+    def last(self) -> Tensor:
+        """The weight at which the adaptive weight compares the gradients: the last that is trained."""
+
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
-        optimisers = [self.optimiser(self.model.parameters())]
+        optimisers = [self.optimiser(self.trained.parameters())]
         if self.discriminator is not None:
             optimisers.append(self.optimiser(self.discriminator.parameters()))
         return optimisers
 
-    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        kind, x = self.model.config.regularizer, batch["video"].flatten(0, 1)
-        noise = self._noise(batch["sample"], x)
-        moments = self.model.encode(x)
-        mean, deviation = split_moments(moments)
-        y = self.model.decode(mean + deviation * noise).float()
-        nll = self._nll(x, y)
-        loss = nll + (self.weights.kl * kl(moments) if kind == "kl" else self.model.codebook_loss(mean))
+    def _learn(self, x: Tensor, y: Tensor, beside: Tensor | float = 0.0) -> None:
+        """One step of each optimiser, by the reconstruction ``y`` of ``x``, both ``... 3 H W``, as the discriminator
+        takes them; ``beside`` is added to the loss."""
+        nll = self._nll(x.flatten(0, -4), y.flatten(0, -4))
+        loss = nll + beside
         adversary = self.discriminator if self.steps_done >= self.weights.adversarial_from else None
         if adversary is not None:
             g = -adversary(y).float().mean()
-            last = self.model.decoder.conv_out.weight
-            loss = loss + self.weights.adversarial * adversarial_weight(nll, g, last) * g
+            loss = loss + self.weights.adversarial * adversarial_weight(nll, g, self.last) * g
         self._step(0, loss)
         if adversary is not None:
             self._step(1, hinge(adversary(x).float(), adversary(y.detach()).float()))
         psnr = -10 * torch.log10(F.mse_loss(y.detach().clamp(-1, 1), x) / 4)
         self.log_dict({"loss": loss.detach(), "psnr": psnr})
-        self.shown = x[:4].detach()
 
     def _nll(self, x: Tensor, y: Tensor) -> Tensor:
+        """Of frames ``n 3 H W``."""
         nll = F.l1_loss(y, x)
         if self.weights.gradient:
             nll = nll + self.weights.gradient * gradient_loss(x, y)
         if self.perceptual is not None and self.weights.perceptual:
             nll = nll + self.weights.perceptual * self.perceptual(y, x)
         return nll
-
-    def _noise(self, samples: Tensor, x: Tensor) -> Tensor:
-        f, channels = self.model.config.f, self.model.config.latent
-        per = x.shape[0] // samples.shape[0]
-        shape = (per, channels, x.shape[-2] // f, x.shape[-1] // f)
-        return torch.cat([normal((self.loop.seed, "posterior", int(n)), shape) for n in samples]).to(x)
 
     def _step(self, which: int, loss: Tensor) -> None:
         optimiser = self.optimizers(use_pl_optimizer=True)
@@ -102,6 +121,42 @@ class AutoencoderStage(Stage):
         self.configure_gradient_clipping(optimiser)
         optimiser.step()
         self.untoggle_optimizer(optimiser)
+
+
+class AutoencoderStage(ReconstructionStage):
+    """Trains on single frames: batch ``{"video": B T 3 H W, "sample": B}``; frames count as images."""
+
+    weights: AutoencoderLoss
+
+    def __init__(
+        self, config: AutoencoderConfig, loss: AutoencoderLoss, loop: LoopConfig, perceptual: Perceptual | None = None
+    ):
+        model = Autoencoder(config)
+        super().__init__(loss, loop, PatchDiscriminator(loss.width) if loss.adversarial else None, perceptual)
+        self.model = model
+
+    @property
+    def trained(self) -> nn.Module:
+        return self.model
+
+    @property
+    def last(self) -> Tensor:
+        return self.model.decoder.conv_out.weight
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        kind, x = self.model.config.regularizer, batch["video"].flatten(0, 1)
+        noise = self._noise(batch["sample"], x)
+        moments = self.model.encode(x)
+        mean, deviation = split_moments(moments)
+        y = self.model.decode(mean + deviation * noise).float()
+        self._learn(x, y, self.weights.kl * kl(moments) if kind == "kl" else self.model.codebook_loss(mean))
+        self.shown = x[:4].detach()
+
+    def _noise(self, samples: Tensor, x: Tensor) -> Tensor:
+        f, channels = self.model.config.f, self.model.config.latent
+        per = x.shape[0] // samples.shape[0]
+        shape = (per, channels, x.shape[-2] // f, x.shape[-1] // f)
+        return torch.cat([normal((self.loop.seed, "posterior", int(n)), shape) for n in samples]).to(x)
 
     @torch.no_grad()
     def pictures(self) -> np.ndarray:

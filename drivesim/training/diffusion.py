@@ -1,6 +1,7 @@
 """Stages ``image`` and ``keyframes``: diffusion on cached latents, the second with temporal layers alone trained [§3,
-Fig. 2]."""
+Fig. 2]; and what every stage has in common that trains the temporal layers of a frozen image model."""
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import numpy as np
@@ -57,7 +58,7 @@ class ContextConfig:
 
 
 class ImageStage(Stage):
-    """The image LDM, from batches ``{"moments": B T 2C h w, "night": B, "cars": B, "sample": B}``.
+    """The image LDM, from batches ``{"moments": B T 2C h w, "fps": B, "night": B, "cars": B, "sample": B}``.
 
     It learns the posterior's means. Draws from it, as latent diffusion takes them, hold noise that no model can
     predict: with the strong KL of the small configurations that was most of the loss.
@@ -142,8 +143,73 @@ class ImageStage(Stage):
         return np.concatenate([self.latents.pixels(z), self.latents.pixels(sampled)])
 
 
-class KeyframeStage(ImageStage):
-    """The prediction model: the image model frozen, its temporal layers trained, 0, 1 or 2 frames given [§3.2]."""
+class TemporalStage(ImageStage, ABC):
+    """The image model frozen, its temporal layers trained; some frames of a window are given, the others predicted.
+
+    Args:
+        noise: the given latents are noised by U(0, noise) of their deviation, and the model is told how much.
+    """
+
+    def __init__(
+        self,
+        image: ImageModel,
+        latents: Latents,
+        temporal: TemporalConfig,
+        noise: float,
+        schedule: ScheduleConfig,
+        loss: LossConfig,
+        loop: LoopConfig,
+        label_drop: float = 0.1,
+    ):
+        super().__init__(image, latents, schedule, loss, loop, label_drop)
+        self.image.requires_grad_(False)
+        self.temporal = TemporalLayers(temporal, image.unet)
+        self.noise = noise
+
+    @abstractmethod
+    def _given(self, t: int, samples: list[int] | None) -> Tensor:
+        """``B T``, or ``T`` where no samples are named: 1 where a frame is given to the sample; else all that can
+        be."""
+
+    @property
+    def network(self) -> VideoUNet:
+        return VideoUNet(self.image.unet, self.temporal)
+
+    def _condition(self, batch: dict[str, Tensor], z: Tensor, samples: list[int]) -> tuple[Condition, Tensor | None]:
+        t = z.shape[1]
+        mask = self._given(t, samples).to(z)
+        amount = self._uniform("context level", samples).to(z) * self.noise
+        level = repeat(amount, "b -> b t", t=t) * mask
+        noise = torch.stack([normal((self.loop.seed, "context", n), tuple(z.shape[1:])) for n in samples]).to(z)
+        tokens = self._tokens(batch, samples)
+        return self._shown(batch, z + level[..., None, None, None] * noise, mask, level, tokens), mask == 0
+
+    def _shown(
+        self, batch: dict[str, Tensor], z: Tensor, mask: Tensor, level: Tensor, tokens: Tensor | None
+    ) -> Condition:
+        return Condition(
+            tokens=tokens,
+            context=z * mask[..., None, None, None],
+            context_mask=mask,
+            context_level=level,
+            given=mask.sum(dim=1).long(),
+            fps=batch["fps"],
+        )
+
+    @torch.no_grad()
+    def pictures(self) -> np.ndarray:
+        """Real windows above; below, windows sampled from all the frames that the model can be given."""
+        assert self.shown is not None
+        z = self.latents.whiten(split_moments(self.shown["moments"].float())[0])
+        mask = self._given(z.shape[1], None).to(z).expand(z.shape[:2])
+        condition = self._shown(self.shown, z, mask, torch.zeros_like(mask), self._tokens(self.shown, None))
+        sampled = self._sampled(z, condition, self.network)
+        plane = mask[..., None, None, None]
+        return np.concatenate([self.latents.pixels(z), self.latents.pixels(plane * z + (1 - plane) * sampled)])
+
+
+class KeyframeStage(TemporalStage):
+    """The prediction model: 0, 1 or 2 first frames given [§3.2]."""
 
     def __init__(
         self,
@@ -156,46 +222,13 @@ class KeyframeStage(ImageStage):
         loop: LoopConfig,
         label_drop: float = 0.1,
     ):
-        super().__init__(image, latents, schedule, loss, loop, label_drop)
-        self.image.requires_grad_(False)
-        self.temporal = TemporalLayers(temporal, image.unet)
+        super().__init__(image, latents, temporal, context.noise, schedule, loss, loop, label_drop)
         self.context = context
 
-    @property
-    def network(self) -> VideoUNet:
-        return VideoUNet(self.image.unet, self.temporal)
-
-    def _condition(self, batch: dict[str, Tensor], z: Tensor, samples: list[int]) -> tuple[Condition, Tensor | None]:
-        t = z.shape[1]
-        count = self._given(samples).to(z.device)
-        mask = (torch.arange(t, device=z.device) < count[:, None]).to(z)
-        amount = self._uniform("context level", samples).to(z) * self.context.noise
-        level = repeat(amount, "b -> b t", t=t) * mask
-        noise = torch.stack([normal((self.loop.seed, "context", n), tuple(z.shape[1:])) for n in samples]).to(z)
-        context = (z + level[..., None, None, None] * noise) * mask[..., None, None, None]
-        condition = Condition(
-            tokens=self._tokens(batch, samples), context=context, context_mask=mask, context_level=level, given=count
-        )
-        return condition, mask == 0
-
-    def _given(self, samples: list[int]) -> Tensor:
+    def _given(self, t: int, samples: list[int] | None) -> Tensor:
+        if samples is None:
+            return (torch.arange(t) < 2).float()
         none, one, _ = self.context.given
         u = self._uniform("given", samples)
-        return (u >= none).long() + (u >= none + one).long()
-
-    @torch.no_grad()
-    def pictures(self) -> np.ndarray:
-        """Real windows above; below, windows sampled from their first two frames."""
-        assert self.shown is not None
-        z = self.latents.whiten(split_moments(self.shown["moments"].float())[0])
-        mask = (torch.arange(z.shape[1], device=z.device) < 2).to(z).expand(z.shape[:2])
-        plane = mask[..., None, None, None]
-        condition = Condition(
-            tokens=self._tokens(self.shown, None),
-            context=z * plane,
-            context_mask=mask,
-            context_level=torch.zeros_like(mask),
-            given=torch.full((len(z),), 2, device=z.device),
-        )
-        sampled = self._sampled(z, condition, self.network)
-        return np.concatenate([self.latents.pixels(z), self.latents.pixels(plane * z + (1 - plane) * sampled)])
+        count = (u >= none).long() + (u >= none + one).long()
+        return (torch.arange(t) < count[:, None]).float()

@@ -27,14 +27,17 @@ FILES = [file for folder in PAPER for file in sorted((CONFIGS / folder).glob("*.
 # Which image model a file's temporal layers stand in, where it does not say so itself.
 IMAGE = {
     "driving/keyframes": "driving/image",
+    "driving/interpolation": "driving/image",
     "bike/keyframes": "bike/image",
+    "bike/interpolation": "bike/image",
     "text/keyframes-sd1": "text/image-sd1",
     "text/keyframes-sd2": "text/image-sd2",
     "ablation/keyframes": "ablation/image",
     "ablation/attention-only": "ablation/image",
     "ablation/pixel-keyframes": "ablation/pixel-image",
 }
-STAGE = {"autoencoder": "autoencoder", "image": "image", "keyframes": "keyframes", "attention-only": "keyframes"}
+AUTOENCODER = {"driving/decoder": "driving/autoencoder"}  # likewise, the autoencoder that a decoder's layers stand in
+NETWORKS_ALONE = "# Networks alone"  # how a file begins that no stage trains
 KINDS = {
     "model": UNetConfig,
     "temporal": TemporalConfig,
@@ -49,8 +52,11 @@ def name_of(file: Path) -> str:
 
 
 def stage_of(file: Path) -> str | None:
-    """The stage that trains a file today; the others hold networks alone, for stages to come."""
-    return next((stage for word, stage in STAGE.items() if word in file.stem.split("-") or word == file.stem), None)
+    """The stage that trains a file; None where it holds networks alone, for public weights or for stages to come."""
+    if file.read_text("utf-8").startswith(NETWORKS_ALONE):
+        return None
+    words = [file.stem, *file.stem.split("-")]
+    return next((word for word in words if word in train.STAGES), "keyframes")  # attention-only is an ablation of those
 
 
 @dataclass
@@ -85,8 +91,9 @@ def built(name: str) -> Built:
         if "temporal" in found:
             assert made.model is not None
             made.temporal = TemporalLayers(found["temporal"], made.model)
-        if "autoencoder" in found and isinstance(found["autoencoder"], AutoencoderConfig):
-            made.autoencoder = Autoencoder(found["autoencoder"])
+        autoencoder = parts(AUTOENCODER[name])["autoencoder"] if name in AUTOENCODER else found.get("autoencoder")
+        if isinstance(autoencoder, AutoencoderConfig):
+            made.autoencoder = Autoencoder(autoencoder)
         if "decoder" in found:
             assert made.autoencoder is not None
             made.decoder = DecoderLayers(found["decoder"], made.autoencoder)
@@ -201,9 +208,14 @@ def test_svd_is_our_configuration() -> None:
 
 
 def test_the_driving_stack_is_one_family() -> None:
-    """Interpolation and prediction stand in the same image model, and the label tokens fit its cross-attention."""
-    assert parts("driving/interpolation")["model"] == parts("driving/image")["model"]
-    assert parts("driving/decoder")["autoencoder"] == parts("driving/autoencoder")["autoencoder"]
+    """Interpolation and prediction differ in length and in what they are told alone; the label tokens fit the image
+    model's cross-attention; the decoder is trained on frames of the autoencoder's size."""
+    keyframes, interpolation = (parts(f"driving/{stage}")["temporal"] for stage in ("keyframes", "interpolation"))
+    assert replace(keyframes, frames=5, cross=512, told=("rate",)) == interpolation
+    sizes = {
+        stage: config.read_yaml(CONFIGS / "driving" / f"{stage}.yaml")["size"] for stage in ("autoencoder", "decoder")
+    }
+    assert sizes["autoencoder"] == sizes["decoder"]
     with torch.device("meta"):
         image = ImageModel(parts("driving/image")["model"])
     assert image.labels is not None

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -31,15 +32,27 @@ def latents_of(autoencoder: Path) -> Latents:
     return Latents(torch.tensor(latent["mean"]), torch.tensor(latent["std"]), Autoencoder.load(autoencoder))
 
 
-def cached(cache: str, autoencoder: Path, frames: int, loop: LoopConfig, begin: int) -> tuple[LatentCache, LatentData]:
+def cached(
+    cache: str, autoencoder: Path, frames: int, loop: LoopConfig, begin: int, rates: tuple[Fraction, ...] = ()
+) -> tuple[LatentCache, LatentData]:
     folder = given(cache, "cache", "drivesim encode")
     sha = weights.sha256(autoencoder)
     opened = LatentCache.open(folder, autoencoder=sha)
     data = LatentData(
         folder, autoencoder=sha, frames=frames, batch=loop.batch, steps=loop.steps, start_step=begin, seed=loop.seed,
-        workers=loop.workers,
+        workers=loop.workers, rates=rates,
     )  # fmt: skip
     return opened, data
+
+
+def rate_of(fps: str | int | float, where: str) -> Fraction:
+    try:
+        rate = Fraction(str(fps))
+    except (ValueError, ZeroDivisionError):
+        rate = Fraction(0)
+    if rate <= 0:
+        raise Mistake("needs fps > 0, such as 30 or 15/8", where=where)
+    return rate
 
 
 def given(value: str, key: str, command: str) -> Path:

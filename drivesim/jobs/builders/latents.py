@@ -1,10 +1,13 @@
-"""Stages ``image`` and ``keyframes``: diffusion on cached latents."""
+"""Stages ``image``, ``keyframes`` and ``interpolation``: diffusion on cached latents."""
 
 from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
 
 import torch
 
 from drivesim import config, weights
+from drivesim.data.latents import LatentCache, LatentData
 from drivesim.diffusion.loss import LossConfig
 from drivesim.diffusion.noise import ScheduleConfig
 from drivesim.errors import Mistake
@@ -14,7 +17,8 @@ from drivesim.models.temporal import TemporalConfig
 from drivesim.models.unet import UNetConfig
 from drivesim.models.video import ImageModel, interface
 from drivesim.scene import KEYFRAME_FPS
-from drivesim.training.diffusion import ContextConfig, ImageStage, KeyframeStage
+from drivesim.training.diffusion import ContextConfig, ImageStage, KeyframeStage, TemporalStage
+from drivesim.training.interpolation import FRAMES, EndsConfig, InterpolationStage
 from drivesim.training.loop import LoopConfig
 
 
@@ -50,6 +54,34 @@ class KeyframesRun:
     loop: LoopConfig = field(default_factory=LoopConfig)
 
 
+@dataclass(frozen=True)
+class InterpolationRun:
+    """Args:
+    cache: folder that ``drivesim encode`` wrote, at the highest of ``temporal.rates``.
+    image: weights of the image model; its autoencoder lies beside it. The noise schedule is the image model's [§3.1].
+    """
+
+    cache: str = ""
+    image: str = ""
+    label_drop: float = 0.1
+    temporal: TemporalConfig = field(default_factory=lambda: TemporalConfig(FRAMES, cross=512, told=("rate",)))
+    ends: EndsConfig = field(default_factory=EndsConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    loop: LoopConfig = field(default_factory=LoopConfig)
+
+    def __post_init__(self) -> None:
+        temporal = self.temporal
+        if temporal.frames != FRAMES:
+            what = f"frames is {FRAMES}, both ends and three between, not {temporal.frames}"
+            raise Mistake(what, where="temporal")
+        if not temporal.rates or min(temporal.rates) <= 0 or ("rate" not in temporal.told and len(temporal.rates) > 1):
+            raise Mistake("needs rates > 0, and several must be told apart: told: [rate]", where="temporal")
+
+    @property
+    def rates(self) -> tuple[Fraction, ...]:
+        return tuple(Fraction(rate).limit_denominator(1001) for rate in self.temporal.rates)
+
+
 def build_image(settings: ImageRun, begin: int) -> Built:
     autoencoder = weights_of(settings.autoencoder, "autoencoder")
     cache, data = cached(settings.cache, autoencoder, 1, settings.loop, begin)
@@ -75,37 +107,75 @@ def build_image(settings: ImageRun, begin: int) -> Built:
 
 
 def build_keyframes(settings: KeyframesRun, begin: int) -> Built:
-    image_file = weights_of(settings.image, "image")
-    autoencoder = image_file.parent / "autoencoder.safetensors"
-    image, of_image = stack.load_image(image_file)
-    weights.header(autoencoder, "autoencoder")
-    if weights.sha256(autoencoder) != of_image.parents.get("autoencoder"):
-        raise Mistake("not the autoencoder that the image model was trained on", where=autoencoder)
-    cache, data = cached(settings.cache, autoencoder, settings.temporal.frames, settings.loop, begin)
+    backbone = _backbone(settings.image)
+    cache, data = cached(settings.cache, backbone.autoencoder, settings.temporal.frames, settings.loop, begin)
     if cache.fps != KEYFRAME_FPS:
         what = f"holds latents at {cache.fps} frames a second, key-frames are at {KEYFRAME_FPS}"
         raise Mistake(what, where=settings.cache, mend=f"encode with --fps {KEYFRAME_FPS}")
-    schedule = config.build(ScheduleConfig, of_image.schedule, image_file)
     stage = KeyframeStage(
-        image, latents_of(autoencoder), settings.temporal, settings.context, schedule, settings.loss, settings.loop,
-        settings.label_drop,
+        backbone.image, latents_of(backbone.autoencoder), settings.temporal, settings.context, backbone.schedule,
+        settings.loss, settings.loop, settings.label_drop,
     )  # fmt: skip
+    return backbone.built("keyframes", stage, settings.loss, cache, data, cache.fps)
 
-    def finish() -> tuple[torch.nn.Module, weights.Header]:
-        header = weights.Header(
-            "keyframes",
-            config.plain(settings.temporal),
-            parents={"autoencoder": weights.sha256(autoencoder), "image": weights.sha256(image_file)},
-            interface=of_image.interface,
-            size=cache.size,
-            frames=settings.temporal.frames,
-            fps=str(cache.fps),
-            latent=of_image.latent,
-            schedule={**of_image.schedule, "shared": settings.loss.shared},
-            labels=of_image.labels,
-            alpha=settings.temporal.alpha,
-            norm=settings.temporal.norm,
-        )
-        return stage.temporal.cpu(), header
 
-    return Built(stage, data, (autoencoder, image_file), cache.fingerprint, finish)
+def build_interpolation(settings: InterpolationRun, begin: int) -> Built:
+    backbone = _backbone(settings.image)
+    cache, data = cached(settings.cache, backbone.autoencoder, FRAMES, settings.loop, begin, settings.rates)
+    stage = InterpolationStage(
+        backbone.image, latents_of(backbone.autoencoder), settings.temporal, settings.ends, backbone.schedule,
+        settings.loss, settings.loop, settings.label_drop,
+    )  # fmt: skip
+    return backbone.built("interpolation", stage, settings.loss, cache, data, max(settings.rates))
+
+
+@dataclass(frozen=True, eq=False)
+class Backbone:
+    """The frozen image model that temporal layers are trained in, and the files that it and its latents come from."""
+
+    image: ImageModel
+    header: weights.Header
+    file: Path
+    autoencoder: Path
+
+    @property
+    def schedule(self) -> ScheduleConfig:
+        return config.build(ScheduleConfig, self.header.schedule, self.file)
+
+    def built(
+        self, name: str, stage: TemporalStage, loss: LossConfig, cache: LatentCache, data: LatentData, fps: Fraction
+    ) -> Built:
+        def finish() -> tuple[torch.nn.Module, weights.Header]:
+            own = stage.temporal.config
+            header = weights.Header(
+                name,
+                config.plain(own),
+                parents={"autoencoder": weights.sha256(self.autoencoder), "image": weights.sha256(self.file)},
+                interface=self.header.interface,
+                size=cache.size,
+                frames=own.frames,
+                fps=str(fps),
+                latent=self.header.latent,
+                schedule={**self.header.schedule, "shared": loss.shared},
+                labels=self.header.labels,
+                alpha=own.alpha,
+                norm=own.norm,
+            )
+            return stage.temporal.cpu(), header
+
+        return Built(stage, data, (self.autoencoder, self.file), cache.fingerprint, finish)
+
+
+def _backbone(image: str) -> Backbone:
+    """The image model in the file ``image``, whose autoencoder lies beside it.
+
+    Raises:
+        Mistake: a missing file, weights of another stage, or another autoencoder than the image model's.
+    """
+    file = weights_of(image, "image")
+    autoencoder = file.parent / "autoencoder.safetensors"
+    model, header = stack.load_image(file)
+    weights.header(autoencoder, "autoencoder")
+    if weights.sha256(autoencoder) != header.parents.get("autoencoder"):
+        raise Mistake("not the autoencoder that the image model was trained on", where=autoencoder)
+    return Backbone(model, header, file, autoencoder)
