@@ -232,6 +232,14 @@ def _device(parser: Parser) -> None:
     parser.add_argument("--device", type=device, default="auto", help="auto (default), cpu, mps, cuda or cuda:N")
 
 
+def _dry_run(parser: Parser) -> None:
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="print time, memory, disk and the largest setting that fits, from a few measured steps, and stop",
+    )
+
+
 def _fps(parser: Parser, text: str, **kwargs: Any) -> None:
     parser.add_argument("--fps", type=rate, metavar="R", help=f"{text}, exact: 30, 15/8, 7.5", **kwargs)
 
@@ -278,6 +286,7 @@ def _train_options(parser: Parser) -> None:
     parser.add_argument("--seed", type=seed, metavar="S", help="overrides the configuration's")
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in --out")
     parser.add_argument("--print-config", action="store_true", help="print every value that results, and stop")
+    _dry_run(parser)
     _out(parser, "runs/STAGE")
     _device(parser)
 
@@ -289,7 +298,8 @@ def _train(args: argparse.Namespace) -> None:
     from drivesim.jobs import train
 
     out = args.out or Path("runs") / stage
-    train.run(stage, file, overrides, out, args.seed, _chosen(args.device), args.resume, args.print_config)
+    device = _chosen(args.device)
+    train.run(stage, file, overrides, out, args.seed, device, args.resume, args.print_config, args.dry_run)
 
 
 def _generate_options(parser: Parser) -> None:
@@ -297,10 +307,11 @@ def _generate_options(parser: Parser) -> None:
     parser.add_argument(
         "--opening", metavar="CLIP[@SECOND]", help="start from a real clip instead of a generated frame"
     )
+    parser.add_argument("--keep-opening", action="store_true", help="put the clip's given frames in front")
     parser.add_argument("--minutes", type=minutes, metavar="M", help="length of the video")
     parser.add_argument("--seed", type=seed, action="append", metavar="S", help="repeat it for several futures")
-    parser.add_argument("--size", type=size, metavar="HxW", help="height and width (default: that of the weights)")
-    _fps(parser, "frame rate of the video")
+    parser.add_argument("--size", type=size, metavar="HxW", help="height and width (default: the largest made)")
+    _fps(parser, "frame rate of the video (default: the highest that models make)")
     parser.add_argument("--resume", action="store_true", help="go on where an interrupted run in --out stopped")
     parser.add_argument("--precision", choices=("32", "bf16"), default="bf16", help="of the networks (default bf16)")
     _out(parser, "runs/rollout")
@@ -324,6 +335,7 @@ def _generate(args: argparse.Namespace) -> None:
         resume=args.resume,
         settings=settings,
         precision=args.precision,
+        keep_opening=args.keep_opening,
     )
 
 

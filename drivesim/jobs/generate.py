@@ -1,5 +1,6 @@
 """``drivesim generate``: scenarios and weights become run folders with a video each."""
 
+import json
 import sys
 from dataclasses import replace
 from fractions import Fraction
@@ -14,8 +15,8 @@ from drivesim.jobs import stack as stacks
 from drivesim.rollout import scenario as scenarios
 from drivesim.rollout.engine import Rollout, prepare, roll
 from drivesim.rollout.journal import check_free
-from drivesim.rollout.sample import RolloutConfig
 from drivesim.rollout.scenario import Scenario
+from drivesim.rollout.settings import RolloutConfig
 
 
 def run(
@@ -31,6 +32,7 @@ def run(
     resume: bool = False,
     settings: list[str] | None = None,
     precision: str = "bf16",
+    keep_opening: bool = False,
 ) -> list[Path]:
     """Generates every scenario with every seed; returns the run folders.
 
@@ -39,6 +41,7 @@ def run(
         weights: the folder with STAGE.safetensors.
         opening: ``CLIP@SECOND``.
         opening, minutes, seeds, size, fps: what is given of these replaces the scenario's.
+        keep_opening: the real frames of the opening stand in front.
         seeds: more than one make sub-folders ``seed-1``, ``seed-2``, ...
         settings: ``key.sub=value`` for ``RolloutConfig``.
         precision: ``bf16`` or ``32``, of the networks; latents between stages are float32 either way.
@@ -49,7 +52,7 @@ def run(
     """
     rollout_config = config.load(RolloutConfig, None, settings or [])
     found = {
-        name: _with_options(each, opening, minutes, seeds or [], size, fps)
+        name: _with_options(each, opening, minutes, seeds or [], size, fps, keep_opening)
         for name, each in _scenarios(scenario).items()
     }
     _check_free(out, found, resume)
@@ -68,12 +71,13 @@ def run(
 
 
 def _tell(folder: Path, rollout: Rollout) -> None:
-    plan = rollout.plan
+    plan, (height, width) = rollout.plan, rollout.course.size
     length, fps = float(plan.total / plan.fps), float(plan.fps)
-    say(f"{folder / 'video.mp4'}: {plan.total} frames, {length:.1f} s at {fps:g} fps")
-    if plan.factor > 1:
-        filled = {"blend": "blended", "repeat": "repeated"}[rollout.config.fill]
-        say(f"  1 frame in {plan.factor} is a key-frame, made by the model; those between are {filled}")
+    say(f"{folder / 'video.mp4'}: {plan.total} frames of {height}x{width}, {length:.1f} s at {fps:g} fps")
+    say(f"  {', '.join(rollout.course.words(rollout.filled))}")
+    handover = json.loads((folder / "run.json").read_bytes()).get("handover")
+    if handover:
+        say(f"  from real to made: a change of {handover['jump']} levels, {handover['ratio']} times those that follow")
 
 
 def _check_free(out: Path, found: dict[str, Scenario], resume: bool) -> None:
@@ -108,9 +112,11 @@ def _with_options(
     seeds: list[int],
     size: tuple[int, int] | None,
     fps: Fraction | None,
+    keep_opening: bool,
 ) -> Scenario:
+    start = scenarios.parse_opening(opening) if opening else scenario.opening
     given: dict[str, Any] = {
-        "opening": scenarios.parse_opening(opening) if opening else None,
+        "opening": replace(start, keep=True) if keep_opening else start,
         "seconds": None if minutes is None else minutes * 60,
         "seeds": seeds or None,
         "size": size,

@@ -1,5 +1,6 @@
 """From weight files to models that run: loads, checks that parents match, and makes the rollout's ``Stack``."""
 
+from fractions import Fraction
 from pathlib import Path
 
 import torch
@@ -12,9 +13,10 @@ from drivesim.diffusion.precondition import Denoiser
 from drivesim.errors import Mistake
 from drivesim.models.autoencoder import Autoencoder, split_moments
 from drivesim.models.conditions import UNKNOWN, label_tensors
+from drivesim.models.decoder import DecoderConfig, DecoderLayers, VideoDecoder
 from drivesim.models.temporal import TemporalLayers
 from drivesim.models.video import ImageModel, VideoUNet, interface, temporal_config, unet_config
-from drivesim.rollout.stages import Stack
+from drivesim.rollout.stack import Interpolation, Stack, TemporalDecoder, Tokens, Upsampler
 from drivesim.scene import KEYFRAME_FPS, Labels
 
 
@@ -25,13 +27,13 @@ def load_image(file: Path) -> tuple[ImageModel, weights.Header]:
     return model.eval().requires_grad_(False), header
 
 
-def load_temporal(file: Path, image: ImageModel) -> tuple[TemporalLayers, weights.Header]:
+def load_temporal(file: Path, image: ImageModel, stage: str = "keyframes") -> tuple[TemporalLayers, weights.Header]:
     """Temporal layers for ``image``.
 
     Raises:
         Mistake: they were trained for an image model of other shapes.
     """
-    tensors, header = weights.load(file, "keyframes")
+    tensors, header = weights.load(file, stage)
     if header.interface != interface(image.unet.config):
         raise Mistake("temporal layers of an image model of other shapes", where=file)
     layers = TemporalLayers(temporal_config(header.config), image.unet)
@@ -43,27 +45,23 @@ def schedule_of(header: weights.Header, where: Path) -> Schedule:
     return Schedule(build(ScheduleConfig, header.schedule, where))
 
 
+NEEDED = ("autoencoder", "image", "keyframes")
+FURTHER = ("interpolation", "decoder", "upsampler", "upsampler-temporal")
+
+
 def load(folder: Path, device: str = "cpu", precision: str = "bf16") -> Stack:
-    """All that a rollout needs from ``folder`` with ``autoencoder``, ``image`` and ``keyframes`` ``.safetensors``.
+    """All that a rollout needs from ``folder``: ``autoencoder``, ``image`` and ``keyframes`` ``.safetensors``, and as
+    many as there are of those that follow.
 
     Raises:
         Mistake: a missing file, weights of another stage, or a parent other than the one trained on.
     """
     on = torch.device(device)
-    files = {stage: folder / f"{stage}.safetensors" for stage in ("autoencoder", "image", "keyframes")}
     if not folder.is_dir():
         raise Mistake("no such folder of weights", where=folder, mend="'drivesim train' writes RUN/weights")
-    headers = {stage: weights.header(file, stage) for stage, file in files.items()}
-    hashes = {stage: weights.sha256(file) for stage, file in files.items()}
-    for stage, header in headers.items():
-        for parent, wanted in header.parents.items():
-            if hashes[parent] != wanted:
-                mend = f"put the {parent} weights that it was trained on beside it"
-                raise Mistake(
-                    f"trained on another {parent} ({wanted[:12]}, here {hashes[parent][:12]})",
-                    where=files[stage],
-                    mend=mend,
-                )
+    files = {stage: folder / f"{stage}.safetensors" for stage in (*NEEDED, *FURTHER)}
+    files = {stage: file for stage, file in files.items() if stage in NEEDED or file.exists()}
+    headers, hashes = _checked(files)
     autoencoder = Autoencoder.load(files["autoencoder"]).to(on)
     image, header = load_image(files["image"])
     temporal, own = load_temporal(files["keyframes"], image)
@@ -75,17 +73,12 @@ def load(folder: Path, device: str = "cpu", precision: str = "bf16") -> Stack:
     latent = headers["autoencoder"].latent
     schedule = schedule_of(header, files["image"])
     f, (height, width) = latent["f"], own.size
-
-    def tokens(labels: list[Labels]) -> Tensor:
-        night, cars = label_tensors(labels)
-        assert image.labels is not None  # else the stack has no tokens
-        return image.labels(night.to(on), cars.to(on))
-
+    tokens, null_tokens = _labels(image, on)
     return Stack(
         image=Denoiser(_in(precision, on, VideoUNet(image.unet)), schedule),
         keyframes=Denoiser(_in(precision, on, VideoUNet(image.unet, temporal)), schedule),
-        tokens=tokens if image.labels else None,
-        null_tokens=image.labels(*(torch.tensor([UNKNOWN], device=on),) * 2)[0] if image.labels else None,
+        tokens=tokens,
+        null_tokens=null_tokens,
         mean=torch.tensor(latent["mean"], device=on),
         std=torch.tensor(latent["std"], device=on),
         encode=_in(precision, on, lambda x: split_moments(autoencoder.encode(x))[0]),
@@ -97,7 +90,84 @@ def load(folder: Path, device: str = "cpu", precision: str = "bf16") -> Stack:
         device=on,
         shared=own.schedule.get("shared", 0.0),
         precision=precision,
+        interpolation=_interpolation(files, image, schedule, on, precision),
+        temporal_decoder=_temporal_decoder(files, autoencoder, on, precision),
+        upsampler=_upsampler(files, (height, width), on, precision),
     )
+
+
+def _checked(files: dict[str, Path]) -> tuple[dict[str, weights.Header], dict[str, str]]:
+    """Headers and hashes of the weight files, every one of its stage and beside the parents that it was trained on."""
+    headers = {stage: weights.header(file, stage) for stage, file in files.items()}
+    hashes = {stage: weights.sha256(file) for stage, file in files.items()}
+    for stage, header in headers.items():
+        for parent, wanted in header.parents.items():
+            if parent not in hashes:
+                raise Mistake(f"trained on {parent} weights, which are not beside it", where=files[stage])
+            if hashes[parent] != wanted:
+                mend = f"put the {parent} weights that it was trained on beside it"
+                what = f"trained on another {parent} ({wanted[:12]}, here {hashes[parent][:12]})"
+                raise Mistake(what, where=files[stage], mend=mend)
+    return headers, hashes
+
+
+def _interpolation(
+    files: dict[str, Path], image: ImageModel, schedule: Schedule, on: torch.device, precision: str
+) -> Interpolation | None:
+    if "interpolation" not in files:
+        return None
+    layers, header = load_temporal(files["interpolation"], image, "interpolation")
+    network = VideoUNet(image.unet, layers.to(on))
+    rates = layers.config.rates
+    return Interpolation(Denoiser(_in(precision, on, network), schedule), rates, header.schedule.get("shared", 0.0))
+
+
+def _temporal_decoder(
+    files: dict[str, Path], autoencoder: Autoencoder, on: torch.device, precision: str
+) -> TemporalDecoder | None:
+    if "decoder" not in files:
+        return None
+    tensors, header = weights.load(files["decoder"], "decoder")
+    layers = DecoderLayers(DecoderConfig(**header.config), autoencoder)
+    weights.fill(layers, tensors, files["decoder"])
+    video = VideoDecoder(autoencoder, layers.eval().requires_grad_(False).to(on))
+    return TemporalDecoder(_in(precision, on, video.decode), header.frames, Fraction(header.fps))
+
+
+def _upsampler(files: dict[str, Path], low: tuple[int, int], on: torch.device, precision: str) -> Upsampler | None:
+    if "upsampler" not in files:
+        return None
+    file = files["upsampler"]
+    tensors, header = weights.load(file, "upsampler")
+    model = ImageModel(unet_config(header.config))
+    weights.fill(model, tensors, file)
+    model, layers, frames = model.eval().requires_grad_(False).to(on), None, 1
+    if "upsampler-temporal" in files:
+        layers, own = load_temporal(files["upsampler-temporal"], model, "upsampler-temporal")
+        layers, frames = layers.to(on), own.frames
+    factor, unit = header.latent["factor"], model.unet.config.patch
+    for side in low:
+        if side * factor % unit:
+            what = f"makes frames whose sides are multiples of {unit}, not {low[0] * factor}x{low[1] * factor}"
+            raise Mistake(what, where=file)
+    tokens, null_tokens = _labels(model, on)
+    network = _in(precision, on, VideoUNet(model.unet, layers))
+    return Upsampler(
+        Denoiser(network, schedule_of(header, file)), frames, factor, header.latent["low_levels"], tokens, null_tokens,
+        unit,
+    )  # fmt: skip
+
+
+def _labels(model: ImageModel, on: torch.device) -> tuple[Tokens | None, Tensor | None]:
+    """What makes tokens of labels, and those of dropped ones, where the model has any."""
+    if (words := model.labels) is None:
+        return None, None
+
+    def tokens(labels: list[Labels]) -> Tensor:
+        night, cars = label_tensors(labels)
+        return words(night.to(on), cars.to(on))
+
+    return tokens, words(*(torch.tensor([UNKNOWN], device=on),) * 2)[0]
 
 
 def _in(precision: str, device: torch.device, call):  # type: ignore[no-untyped-def]  # any network, its signature kept

@@ -11,6 +11,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
@@ -19,14 +20,20 @@ from torch import Tensor
 from drivesim import __version__, config
 from drivesim.data import video
 from drivesim.errors import Interrupted, Mistake
-from drivesim.models.temporal import MAX_GIVEN
-from drivesim.rollout import stages
+from drivesim.rollout import labels, stages
+from drivesim.rollout.course import Course, course, scaled
+from drivesim.rollout.handover import Handover
+from drivesim.rollout.interpolator import Interpolator
 from drivesim.rollout.journal import Journal, claimed
-from drivesim.rollout.plan import Plan, describe, factor_for, keyframes_for
+from drivesim.rollout.plan import Plan, describe, places
+from drivesim.rollout.predictor import Predictor, start_frame
 from drivesim.rollout.record import Record
-from drivesim.rollout.sample import NoiseSource, Predictor, RolloutConfig, start_frame
+from drivesim.rollout.sample import NoiseSource
 from drivesim.rollout.scenario import Opening, Scenario
-from drivesim.rollout.stages import Stack
+from drivesim.rollout.settings import RolloutConfig
+from drivesim.rollout.stack import Stack
+from drivesim.rollout.stages import Segment, State
+from drivesim.rollout.upscaler import Upscaler
 from drivesim.scene import KEYFRAME_FPS, to_model
 from drivesim.weights import sha256, write_atomic
 
@@ -36,7 +43,9 @@ class Rollout:
     """A rollout that is planned and checked, of which nothing is written yet.
 
     Args:
+        scenario: with the size and the rate that were chosen.
         given: ``g C h w`` latents of a real opening; None where the image model makes the start frame.
+        front: uint8 ``n H W 3``, the real frames up to the output's frame 0, at its rate and size; 0 without a clip.
         description: the content of plan.json.
     """
 
@@ -44,16 +53,31 @@ class Rollout:
     scenario: Scenario
     seed: int
     config: RolloutConfig
-    plan: Plan
+    course: Course
     noise: NoiseSource
     given: Tensor | None
+    front: np.ndarray
     description: dict[str, Any]
+
+    @property
+    def plan(self) -> Plan:
+        return self.course.plan
+
+    @property
+    def filled(self) -> str:
+        """What frames are called that no model makes."""
+        return {"blend": "blended", "repeat": "repeated"}[self.config.fill]
 
     def context(self) -> Tensor:
         """The given key-frames of window 0."""
         if self.given is not None:
             return self.given
         return start_frame(self.stack, self.config, self.noise, self.scenario.opening.generate or self.scenario.told)
+
+    def known(self) -> Tensor | None:
+        """``1 3 H W``, the real frame that the output begins with, where it does."""
+        shown = self.scenario.opening.keep or self.course.upsampler
+        return to_model(self.front[-1:]) if shown and len(self.front) else None
 
 
 def prepare(stack: Stack, scenario: Scenario, seed: int, settings: RolloutConfig) -> Rollout:
@@ -62,50 +86,25 @@ def prepare(stack: Stack, scenario: Scenario, seed: int, settings: RolloutConfig
     Raises:
         Mistake: they do not, or the opening cannot be read.
     """
-    settings = _scaled(settings, scenario)
-    if scenario.size not in (None, stack.size):
-        made, asked = ("x".join(map(str, size)) for size in (stack.size, scenario.size or ()))
-        raise Mistake(
-            f"these weights make {made} frames, not {asked}", where="size", mend="leave it out, or train at that size"
-        )
-    if settings.overlap >= stack.frames:
-        mend = f"at most {stack.frames - 1}"
-        raise Mistake(
-            f"{settings.overlap} frames leave nothing to predict in windows of {stack.frames}",
-            where="overlap",
-            mend=mend,
-        )
-    if settings.overlap > MAX_GIVEN:
-        raise Mistake(f"{settings.overlap} given frames; the models learn from at most {MAX_GIVEN}", where="overlap")
-    opening = scenario.opening
-    if opening.given >= stack.frames:
-        raise Mistake(
-            f"{opening.given} given frames fill a window of {stack.frames}", where="opening.frames", mend="give 1"
-        )
-    if not opening.clip and stack.image is None:
-        raise Mistake(
-            "no image weights to make a start frame with", mend="--opening CLIP@SECOND starts from a real clip"
-        )
-    for denoiser, sampler in ((stack.keyframes, settings.sampler), (stack.image, settings.start)):
-        if denoiser is not None:
-            sampler.build(denoiser)
-    plan = Plan(
-        keyframes_for(scenario.seconds), stack.frames, settings.overlap, opening.given, factor_for(scenario.rate)
-    )
+    settings = scaled(settings, scenario)
+    chosen, opening = course(stack, scenario, settings), scenario.opening
+    scenario = replace(scenario, size=chosen.size, fps=str(chosen.plan.fps))
     clip_id = _identify(Path(opening.clip)) if opening.clip else ""
-    noise = NoiseSource(seed, scenario.identity(clip_id), shared=stack.shared)
+    noise = NoiseSource(seed, scenario.identity(clip_id))
     fixed = {
         "seed": seed,
         "noise": noise.scenario,
         "settings": config.plain(settings),
+        "keep": opening.keep,
         "weights": stack.weights,
-        "size": stack.size,
+        "size": chosen.size,
         "precision": stack.precision,
         "device": torch.device(stack.device).type,
         "version": __version__,
     }
     given = _encode_opening(stack, opening) if opening.clip else None
-    return Rollout(stack, scenario, seed, settings, plan, noise, given, describe(plan, fixed))
+    front = _front(opening, chosen) if opening.clip else np.zeros((0, *chosen.size, 3), np.uint8)
+    return Rollout(stack, scenario, seed, settings, chosen, noise, given, front, describe(chosen.plan, fixed))
 
 
 def roll(
@@ -135,7 +134,7 @@ def roll(
 
 
 def _facts(rollout: Rollout, argv: list[str]) -> dict[str, Any]:
-    plan, filled = rollout.plan, {"blend": "blended", "repeat": "repeated"}[rollout.config.fill]
+    plan, words = rollout.plan, {"filled": rollout.filled}
     return {
         "job": "generate",
         "argv": argv,
@@ -143,35 +142,72 @@ def _facts(rollout: Rollout, argv: list[str]) -> dict[str, Any]:
         "plan": rollout.description["hash"],
         "weights": rollout.stack.weights,
         "seed": rollout.seed,
+        "stages": rollout.course.words(rollout.filled),
+        "size": rollout.course.size,
         "fps": str(plan.fps),
-        "frames": {"key": plan.keyframes, filled: plan.total - plan.keyframes},
+        "frames": {words.get(kind, kind): count for kind, count in plan.kinds().items() if count},
     }
 
 
 def _run(rollout: Rollout, out: Path, record: Record, title: str) -> None:
-    stack, plan, settings = rollout.stack, rollout.plan, rollout.config
+    plan, keep = rollout.plan, rollout.scenario.opening.keep
     journal = Journal(out, rollout.description["hash"])
     begin, state = journal.resume()
     if begin:
         record.resumed_at.append(begin)
-    video_file = out / "video.mp4"
+    video_file, front = out / "video.mp4", out / "segments" / "opening.mp4"
+    before = rollout.front[:-1] if keep else rollout.front[:0]
     if begin < plan.count:
         video_file.unlink(missing_ok=True)
-        state = {name: tensor.to(stack.device) for name, tensor in state.items()}
-        context = state["latents"] if begin else rollout.context()
-        predict = Predictor(stack, settings, rollout.noise, rollout.scenario.told)
-        latents = record.timed("keyframes", stages.keyframes(plan, predict, context, begin))
-        frames = record.timed("decode", stages.decode(latents, stack.decode, settings.decode_batch))
-        filled = record.timed("fill", stages.fill(frames, plan.factor, settings.fill, state.get("pixels")))
-        written = record.timed("write", stages.write(filled, journal.segment_file, stack.size, plan.fps))
+        if len(before):
+            with video.Writer(front, rollout.course.size, plan.fps) as writer:
+                writer.write(before)
+        state = {name: tensor.to(rollout.stack.device) for name, tensor in state.items()}
         with _progress() as progress:
-            done = plan.segment(plan.window(begin))[0]
-            task = progress.add_task(title, total=plan.total, completed=done)
+            written = _written(rollout, journal, record, begin, state)
+            task = progress.add_task(title, total=plan.total)
             for segment in written:
                 journal.commit(segment)
-                progress.update(task, completed=plan.segment(segment.window)[1])
+                progress.update(task, completed=segment.last)
     if not video_file.exists():
-        video.remux([journal.segment_file(n) for n in range(plan.count)], video_file, stages.MARK)
+        segments = [file for n in range(plan.count) if (file := journal.segment_file(n)).exists()]
+        video.remux([front, *segments] if len(before) else segments, video_file, stages.MARK)
+    real = 0 if rollout.known() is None else 1
+    labels.save(out / "labels.parquet", plan, rollout.filled, rollout.scenario.told, len(before), real)
+
+
+def _written(rollout: Rollout, journal: Journal, record: Record, begin: int, state: State) -> Iterator[Segment]:
+    """The chain of stages from window ``begin`` on."""
+    stack, plan, settings, chosen = rollout.stack, rollout.plan, rollout.config, rollout.course
+    at = places(
+        plan, begin, *(len(state.get(name, ())) for name in ("decode.latents", "upsample.low", "upsample.known"))
+    )
+    told = rollout.scenario.told
+    context, last = (state["latents"], state["latents"][-1]) if begin else (rollout.context(), None)
+    predict = Predictor(stack, settings, rollout.noise, told)
+    chunks = record.timed("keyframes", stages.keyframes(plan, predict, context, begin))
+    for number, place in enumerate(at.passes, start=1):
+        between = Interpolator(stack, settings.interpolation, rollout.noise, told, number)
+        made = stages.interpolate(chunks, between, place, last, settings.interpolation.batch)
+        chunks = record.timed(f"interpolation-{number}", made)
+    if chosen.decoder and stack.temporal_decoder:
+        made = stages.decode_pieces(chunks, stack.temporal_decoder.decode, chosen.decoder, state)
+    else:
+        made = stages.decode(chunks, stack.decode, settings.decode.batch)
+    chunks = record.timed("decode", made)
+    if plan.filled > 1:
+        chunks = record.timed("fill", stages.fill(chunks, plan.filled, settings.fill, state.get("fill.pixels")))
+    known = rollout.known()
+    if chosen.upsampler:
+        upscaler = Upscaler(stack, settings.upsample, rollout.noise, told, plan.factor)
+        made = stages.upsample(chunks, upscaler, chosen.upsampler, at.upsample, state, known)
+        chunks = record.timed("upsample", made)
+    if at.output == 0 and len(rollout.front):
+        chunks = stages.opened(chunks, known)
+        handover = Handover(rollout.front[-1], 0 if known is None else 1)
+        chunks = handover.watch(chunks)
+        record.late["handover"] = handover.told
+    return record.timed("write", stages.write(chunks, journal.segment_file, chosen.size, plan.fps, at.output))
 
 
 def _settle(rollout: Rollout, out: Path) -> None:
@@ -199,12 +235,6 @@ def _differences(found: dict[str, Any], description: dict[str, Any]) -> str:
     return ", ".join(names) + " differ" if names else "its hash differs"
 
 
-def _scaled(settings: RolloutConfig, scenario: Scenario) -> RolloutConfig:
-    """The settings under the scenario's own guidance scales."""
-    own = {name: value for name, value in config.plain(scenario.guidance).items() if value is not None}
-    return replace(settings, guidance=replace(settings.guidance, **own))
-
-
 def _identify(clip: Path) -> str:
     """SHA-256 of a video's bytes, or over those of a folder's images."""
     if not clip.exists():
@@ -216,11 +246,19 @@ def _identify(clip: Path) -> str:
 
 def _encode_opening(stack: Stack, opening: Opening) -> Tensor:
     """Unscaled latents ``g C h w`` of the opening's frames, which lie 8/15 s apart."""
-    clip = video.read(
-        opening.clip or "", fps=KEYFRAME_FPS, start=Fraction(str(opening.at)), frames=opening.frames, size=stack.size
-    )
+    start = Fraction(str(opening.at))
+    clip = video.read(opening.clip or "", fps=KEYFRAME_FPS, start=start, frames=opening.frames, size=stack.size)
     with torch.inference_mode():
         return stack.encode(to_model(clip.frames).to(stack.device)).float()
+
+
+def _front(opening: Opening, chosen: Course) -> np.ndarray:
+    """The real frames from the first given one to the last, at the output's rate and size; the last alone where the
+    others are not to be shown."""
+    clip, given = opening.clip or "", (opening.given - 1) * chosen.plan.factor
+    count = 1 + given if opening.keep else 1
+    start = Fraction(str(opening.at)) + (given + 1 - count) / chosen.plan.fps
+    return video.read(clip, fps=chosen.plan.fps, start=start, frames=count, size=chosen.size).frames
 
 
 @contextmanager

@@ -139,7 +139,8 @@ class Journal:
         state = self.state_file(window.n)
         write_atomic(state, data)
         self._append("keyframes", window, state, hashlib.sha256(data).hexdigest())
-        self._append("segment", window, segment.file, sha256(segment.file))
+        file = segment.file
+        self._append("segment", window, file, sha256(file) if file else None, frames=[segment.first, segment.last])
         self.state_file(window.n - KEPT_STATES).unlink(missing_ok=True)
 
     def segment_file(self, n: int) -> Path:
@@ -148,10 +149,10 @@ class Journal:
     def state_file(self, n: int) -> Path:
         return self.out / "state" / f"keyframes-{n:06d}.safetensors"
 
-    def _append(self, stage: str, window: Window, file: Path, digest: str) -> None:
-        entry = {"n": window.n, "stage": stage, "first": window.first, "last": window.last}
+    def _append(self, stage: str, window: Window, file: Path | None, digest: str | None, **more: Any) -> None:
+        entry: dict[str, Any] = {"n": window.n, "stage": stage, "first": window.first, "last": window.last, **more}
         entry |= {
-            "file": file.relative_to(self.out).as_posix(),
+            "file": file and file.relative_to(self.out).as_posix(),  # null: the window made no frame complete
             "sha256": digest,
             "previous": self._previous(self.lines),
         }
@@ -185,8 +186,8 @@ class Journal:
         """How many files of ``stage``, from window 0 on without a gap, have the bytes that were written."""
         done = 0
         for entry in self._entries(stage):
-            file = self.out / entry["file"]
-            if entry["n"] != done or not file.is_file() or sha256(file) != entry["sha256"]:
+            file = entry["file"] and self.out / entry["file"]
+            if entry["n"] != done or (file and (not file.is_file() or sha256(file) != entry["sha256"])):
                 break
             done += 1
         return done

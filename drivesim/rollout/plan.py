@@ -6,11 +6,21 @@ Intervals are half-open, indices absolute. With T = 8 frames a window, S = 2 of 
     key-frame      -1   0   1   2   3   4   5   6   7   8   9  10  11  12  13
     window 0        g   g   x   x   x   x   x   x                                  start -1, keeps [0, 7)
     window 1                            .   .   x   x   x   x   x   x              start  5, keeps [7, 13)
-    output, r = 4      0   4   8  12 ...           frame r k is key-frame k; the r - 1 frames before it are filled in
-    segment 0          [0 ................. 6 r]
-    segment 1                                   [6 r + 1 ................. 12 r]
+    output, r = 4      0   4   8  12 ...           frame r k is key-frame k; the r - 1 frames before it come between
+    window 0 gives     [0 ................. 6 r]
+    window 1 gives                              [6 r + 1 ................. 12 r]
 
-The last window is computed in full and trimmed: every window has the same shape, and no frame depends on the length.
+Between key-frames, r = 4^p f: p passes of interpolation put three frames into every gap, f - 1 more are filled in::
+
+    key-frames, 15/8 fps      0                                               1
+    first pass, 15/2 fps      0           x           x           x           1
+    second pass, 30 fps       0  x  x  x  1  x  x  x  2  x  x  x  3  x  x  x  4      16 (K - 1) + 1 frames from K
+
+Decoder and upsampler go over those frames in pieces of equal length (``Pieces``), on a grid of absolute frames that
+knows nothing of windows; what a window leaves incomplete waits for the next, so segments end where pieces do. The last
+window and the last piece are computed in full and trimmed: every call has the same shape, and no frame depends on the
+length, but for those of the last piece of the decoder or the upsampler, which sees its last frame repeated.
+
 Key-frames are at exactly 15/8 fps: key-frame k is frame 16 k at 30 fps, also where fewer frames are shown.
 """
 
@@ -27,6 +37,8 @@ from drivesim.scene import KEYFRAME_FPS, VIDEO_FPS
 
 FACTORS = (1, 2, 4, 8, 16)
 STRIDE = int(VIDEO_FPS / KEYFRAME_FPS)  # 16 frames at 30 fps from one key-frame to the next
+BETWEEN = 3  # frames that one pass of interpolation puts into a gap
+PASS_FPS = tuple(KEYFRAME_FPS * (BETWEEN + 1) ** n for n in (1, 2))
 
 
 @dataclass(frozen=True)
@@ -57,6 +69,7 @@ class Plan:
         overlap: ``S``, given frames of every window but the first.
         given: given frames of the first window, 1 or 2.
         factor: ``r``, output frames per key-frame.
+        passes: ``p``, of interpolation.
     """
 
     keyframes: int
@@ -64,6 +77,7 @@ class Plan:
     overlap: int = 2
     given: int = 1
     factor: int = 1
+    passes: int = 0
 
     def __post_init__(self) -> None:
         if (
@@ -71,12 +85,18 @@ class Plan:
             or not 1 <= self.overlap < self.frames
             or not 1 <= self.given < self.frames
             or self.factor not in FACTORS
+            or self.factor % (BETWEEN + 1) ** self.passes
         ):
             raise ValueError(f"no plan fits these numbers: {self}")
 
     @property
     def fps(self) -> Fraction:
         return KEYFRAME_FPS * self.factor
+
+    @property
+    def filled(self) -> int:
+        """``f``: frames from one that a model makes to the next."""
+        return self.factor // (BETWEEN + 1) ** self.passes
 
     @property
     def total(self) -> int:
@@ -102,18 +122,78 @@ class Plan:
         first = opening + (n - 1) * new
         return Window(n, first - self.overlap, self.overlap, first, min(first + new, self.keyframes))
 
-    def segment(self, window: Window) -> tuple[int, int]:
-        """The output frames ``[first, last)`` that are complete once ``window`` is.
+    def known(self, n: int, factor: int | None = None) -> int:
+        """How many frames, at ``factor`` a key-frame (the output's), are there once windows ``[0, n)`` are."""
+        factor = factor or self.factor
+        return (self.window(n - 1).last - 1) * factor + 1 if n else 0
 
-        With its key-frames ``[a, b)``: ``(a - 1) r < frame <= (b - 1) r``.
-        """
-        first = 0 if window.first == 0 else (window.first - 1) * self.factor + 1
-        return first, (window.last - 1) * self.factor + 1
+    def kinds(self) -> dict[str, int]:
+        """How many output frames are key-frames, interpolated by the model, and filled in."""
+        made = (self.keyframes - 1) * (BETWEEN + 1) ** self.passes + 1
+        return {
+            "key": self.keyframes, "interpolated": made - self.keyframes, "filled": self.total - made,
+        }  # fmt: skip
+
+    def kind(self, frame: int) -> str:
+        if frame % self.factor == 0:
+            return "key"
+        return "filled" if frame % self.filled else "interpolated"
 
 
-def video_frame(keyframe: int) -> int:
-    """The absolute frame at 30 fps of a key-frame: what its noise is keyed by."""
-    return STRIDE * keyframe
+@dataclass(frozen=True)
+class Pieces:
+    """A stream of frames in pieces of equal length, each of which shares ``overlap`` frames with the one before.
+
+    With length 6 and overlap 2::
+
+        frame        0  1  2  3  4  5  6  7  8  9 10 11 12
+        piece 0      x  x  x  x  x  x
+        piece 1                  o  o  x  x  x  x
+        piece 2                              o  o  x  x  x  (x)     beyond the end: the last frame again, trimmed
+    """
+
+    length: int
+    overlap: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.overlap < self.length:
+            raise ValueError(f"pieces of {self.length} frames cannot share {self.overlap}")
+
+    @property
+    def stride(self) -> int:
+        return self.length - self.overlap
+
+    def count(self, total: int) -> int:
+        """How many pieces ``total`` frames take."""
+        return 1 + math.ceil(max(0, total - self.length) / self.stride) if total else 0
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where the streams of a rollout go on: ``passes``, the frame before the first gap of each pass of interpolation;
+    ``upsample``, the first frame that waits for the upsampler; ``output``, the first that is not yet written."""
+
+    passes: tuple[int, ...]
+    upsample: int
+    output: int
+
+
+def places(plan: Plan, begin: int, latents: int = 0, low: int = 0, shown: int = 0) -> Places:
+    """The places behind windows ``[0, begin)``.
+
+    Args:
+        latents: how many wait for the decoder. low: how many frames wait for the upsampler, of which ``shown``, that it
+            knows from before, are written.
+    """
+    decoded = plan.known(begin, (BETWEEN + 1) ** plan.passes) - latents
+    filled = (decoded - 1) * plan.filled + 1 if decoded else 0
+    before = tuple(max(0, plan.known(begin, (BETWEEN + 1) ** n) - 1) for n in range(plan.passes))
+    return Places(before, filled - low, filled - low + shown)
+
+
+def video_frame(frame: int, factor: int = 1) -> int:
+    """The absolute frame at 30 fps of ``frame`` where there are ``factor`` a key-frame: what its noise is keyed by."""
+    return frame * STRIDE // factor
 
 
 def keyframes_for(seconds: float) -> int:
@@ -134,6 +214,14 @@ def factor_for(fps: Fraction) -> int:
             f"{float(fps):g} frames a second do not fit key-frames at 15/8", where="fps", mend=f"one of {rates}"
         )
     return int(ratio)
+
+
+def passes_for(factor: int, rates: tuple[float, ...]) -> int:
+    """Passes of interpolation on the way to ``factor``, by a model that was trained at ``rates`` frames a second."""
+    passes = 0
+    while passes < len(PASS_FPS) and factor % (BETWEEN + 1) ** (passes + 1) == 0 and PASS_FPS[passes] in rates:
+        passes += 1
+    return passes
 
 
 def describe(plan: Plan, fixed: dict[str, Any]) -> dict[str, Any]:

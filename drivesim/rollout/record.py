@@ -1,9 +1,8 @@
 """run.json: what was run, on what, how it ended, and where the time went."""
 
 import json
-import resource
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,16 +10,18 @@ from typing import Any, TypeVar
 import torch
 
 from drivesim import __version__
+from drivesim.rollout.memory import peak_bytes
 from drivesim.weights import write_atomic
 
 T = TypeVar("T")
+LATE = ("handover",)  # what is known only while a run goes on, and stays when it is resumed
 
 
 class Record:
     """run.json, written anew at every change of status; a resumed run adds to the seconds of the one before.
 
     Args:
-        facts: what is known of the run from its start.
+        facts: what is known of the run from its start. ``late``: what is asked for whenever it is written.
     """
 
     def __init__(self, out: Path, device: torch.device, facts: dict[str, Any]):
@@ -28,6 +29,7 @@ class Record:
         before = json.loads(self.file.read_bytes()) if self.file.exists() else {}
         self.seconds: dict[str, float] = before.get("seconds", {})
         self.resumed_at: list[int] = before.get("resumed_at", [])
+        self.before, self.late = before, dict[str, Callable[[], Any]]()
         self.facts = {
             "schema": "drivesim.run/1",
             "version": __version__,
@@ -39,8 +41,10 @@ class Record:
 
     def save(self, status: str) -> None:
         seconds = {stage: round(value, 3) for stage, value in self.seconds.items()}
-        late = {"seconds": seconds, "peak_bytes": _peak_bytes(self.device), "resumed_at": self.resumed_at}
-        content = {**self.facts, "status": status, **late}
+        late = {"seconds": seconds, "peak_bytes": peak_bytes(self.device), "resumed_at": self.resumed_at}
+        told = {name: value for name, ask in self.late.items() if (value := ask()) is not None}
+        kept = {name: self.before[name] for name in LATE if name in self.before}
+        content = {**self.facts, "status": status, **late, **kept, **told}
         write_atomic(self.file, json.dumps(content, indent=1, default=str).encode())
 
     @contextmanager
@@ -64,9 +68,3 @@ class Record:
             taken = time.perf_counter() - begin - (sum(self.seconds.values()) - others)
             self.seconds[stage] = self.seconds.get(stage, 0.0) + taken
             yield chunk
-
-
-def _peak_bytes(device: torch.device) -> int:
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB

@@ -18,12 +18,14 @@ class Opening:
         at: seconds into the clip of its first given frame. The next is 8/15 s later; the output starts at the last one.
         frames: 1, or 2, which also tell how fast the car goes.
         generate: labels of the start frame that the image model makes when no clip is named.
+        keep: the given frames themselves stand in front of the output, and in place of its frame 0.
     """
 
     clip: str | None = None
     at: float = 0.0
     frames: int = 2
     generate: Labels | None = None
+    keep: bool = False
 
     @property
     def given(self) -> int:
@@ -44,8 +46,9 @@ class Scenario:
 
     Args:
         seconds: length of the output.
-        fps: 1.875 (the key-frames alone), 3.75, 7.5, 15 or 30; a number or a fraction such as "15/2".
-        size: height and width; ``None`` is the size that the weights were trained at.
+        fps: 1.875 (the key-frames alone), 3.75, 7.5, 15 or 30; a number or a fraction such as "15/2"; ``None`` is the
+            highest that the interpolation model reaches, and 7.5 without one.
+        size: height and width; ``None`` is the largest that the weights make.
         seeds: one future of the opening for each.
         labels: of the whole rollout; ``None`` takes those of ``opening.generate``, and unknown after a real opening.
     """
@@ -53,15 +56,15 @@ class Scenario:
     version: int = 1
     opening: Opening = field(default_factory=Opening)
     seconds: float = 120.0
-    fps: float | str = 7.5
+    fps: float | str | None = None
     size: tuple[int, int] | None = None
     seeds: list[int] = field(default_factory=lambda: [0])
     labels: Labels | None = None
     guidance: Scales = field(default_factory=Scales)
 
     @property
-    def rate(self) -> Fraction:
-        return Fraction(str(self.fps))
+    def rate(self) -> Fraction | None:
+        return None if self.fps is None else Fraction(str(self.fps))
 
     @property
     def told(self) -> Labels:
@@ -73,8 +76,9 @@ class Scenario:
 
         Not the length: a longer rollout begins with the shorter one.
         """
-        opening = replace(self.opening, clip=clip_id or None)
-        return config.digest({"opening": config.plain(opening), "labels": config.plain(self.told)})
+        opening = config.plain(replace(self.opening, clip=clip_id or None))
+        del opening["keep"]  # what is shown beside changes nothing that is made
+        return config.digest({"opening": opening, "labels": config.plain(self.told)})
 
 
 def load(file: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> Scenario:
@@ -115,13 +119,14 @@ def check(scenario: Scenario, where: object = "scenario") -> Scenario:
     """
     opening = scenario.opening
     try:
-        positive = scenario.rate > 0
+        positive = scenario.rate is None or scenario.rate > 0
     except (ValueError, ZeroDivisionError):
         positive = False
     told = [each for each in (scenario.labels, opening.generate) if each is not None]
     for wrong, what in (
         (scenario.version != 1, f"version {scenario.version} is not known; this is version 1"),
         (opening.clip and opening.generate, "the opening is either a clip or generated, not both"),
+        (opening.keep and not opening.clip, "opening.keep: only a clip has frames to keep"),
         (opening.frames not in (1, 2), f"opening.frames is 1 or 2, not {opening.frames}"),
         (not 0 <= opening.at < 1e6, f"opening.at is seconds into the clip, not {opening.at}"),
         (not 0 < scenario.seconds < 1e6, f"seconds is a length above 0, not {scenario.seconds}"),

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from drivesim.diffusion.noise import Schedule, ScheduleConfig
-from drivesim.rollout.stages import Stack
+from drivesim.rollout.stack import Stack
 from drivesim.scene import Condition, Labels, Level
 
 SIZE, LATENT, FRAMES = (32, 64), (3, 4, 8), 6

@@ -19,17 +19,12 @@ from drivesim.data import video
 from drivesim.errors import Interrupted, Mistake
 from drivesim.rollout.engine import Rollout, prepare, roll
 from drivesim.rollout.plan import Window, describe
-from drivesim.rollout.sample import (
-    START,
-    GuidanceConfig,
-    NoiseSource,
-    Predictor,
-    RolloutConfig,
-    SamplerConfig,
-    start_frame,
-)
+from drivesim.rollout.predictor import Predictor, start_frame
+from drivesim.rollout.sample import START, NoiseSource
 from drivesim.rollout.scenario import Opening, Scales, Scenario
-from drivesim.rollout.stages import Stack, decode, fill, keyframes
+from drivesim.rollout.settings import GuidanceConfig, RolloutConfig, SamplerConfig
+from drivesim.rollout.stack import Stack
+from drivesim.rollout.stages import decode, fill, keyframes
 from drivesim.scene import KEYFRAME_FPS, Labels, Level, to_model, to_pixels
 
 from .mock import FRAMES, LATENT, SIZE, Mock, stack
@@ -85,7 +80,7 @@ def test_what_the_model_is_told() -> None:
     assert told.context_mask.tolist() == [[1, 1, 0, 0, 0, 0]] and told.context_level[0].tolist() == pytest.approx(
         [0.1, 0.1, 0, 0, 0, 0]
     )
-    added = noise("context", range(4, 6), START, LATENT)[0]
+    added = noise("context", [64, 80], START, LATENT)[0]
     assert torch.equal(told.context[0, :2], models.whiten(context) + 0.1 * added) and not told.context[0, 2:].any()
     assert (
         told.given is not None and told.given.tolist() == [2] and told.fps is not None and told.fps.tolist() == [1.875]
@@ -94,8 +89,8 @@ def test_what_the_model_is_told() -> None:
 
 
 def test_windows_that_overlap_share_noise() -> None:
-    noise = NoiseSource(3, "scenario", shared=0.3)
-    first, second = noise("keyframes", range(0, 6), 2, LATENT), noise("keyframes", range(4, 10), 2, LATENT)
+    noise = NoiseSource(3, "scenario")
+    first, second = (noise("keyframes", frames, 2, LATENT, 0.3) for frames in (range(0, 6), range(4, 10)))
     assert torch.equal(first[:, 4:], second[:, :2]) and not torch.equal(first[:, :2], first[:, 2:4])
     for other in (NoiseSource(4, "scenario"), NoiseSource(3, "other"), NoiseSource(3, "scenario", branch=1)):
         assert not torch.equal(
@@ -104,7 +99,7 @@ def test_windows_that_overlap_share_noise() -> None:
 
 
 def test_noise_shared_by_all_frames_correlates_as_asked() -> None:
-    flat = NoiseSource(0, "s", shared=0.25)("keyframes", range(8), 0, (4, 64, 64)).flatten(2)[0]
+    flat = NoiseSource(0, "s")("keyframes", range(8), 0, (4, 64, 64), 0.25).flatten(2)[0]
     correlation = torch.corrcoef(flat)
     assert torch.allclose(correlation, torch.full((8, 8), 0.25) + 0.75 * torch.eye(8), atol=0.03)
 
@@ -113,7 +108,7 @@ def test_the_sampler_starts_at_the_schedules_scale() -> None:
     mock = Mock(remember=True)
     Predictor(stack(mock), FAST, NoiseSource(0, "s"), Labels())(Window(0, 0, 1, 0, 6), torch.zeros(1, *LATENT))
     sigma = mock.schedule.sigmas[-1]
-    unit = NoiseSource(0, "s")("keyframes", range(6), START, LATENT)
+    unit = NoiseSource(0, "s")("keyframes", range(0, 96, 16), START, LATENT)
     torch.testing.assert_close(mock.seen[0][0], unit * float((1 + sigma**2).sqrt()))
 
 
@@ -313,7 +308,7 @@ def test_models_without_labels(tmp_path: Path) -> None:
 
 def test_state_holds_what_the_stages_need(whole: Path) -> None:
     newest = load_file(max((whole / "state").iterdir()))
-    assert newest["latents"].shape == (2, *LATENT) and newest["pixels"].shape == (3, *SIZE)
+    assert newest["latents"].shape == (2, *LATENT) and newest["fill.pixels"].shape == (3, *SIZE)
     assert newest["latents"].dtype == torch.float32
 
 

@@ -28,7 +28,8 @@ def test_options_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     out = tmp_path / "run"
     done = generate.run(None, tmp_path, out, minutes=0.05, seeds=[7], fps=Fraction(15, 2), settings=QUICK)
     assert done == [out] and {"video.mp4", "plan.json", "run.json", "scenario.yaml", "config.yaml"} <= names(out)
-    assert "1 frame in 4 is a key-frame" in " ".join(capsys.readouterr().out.split())
+    said = " ".join(capsys.readouterr().out.split())
+    assert "25 frames of 32x64, 3.3 s at 7.5 fps" in said and "image decoder, blended to 7.5" in said
     with pytest.raises(Mistake, match="not empty"):
         generate.run(None, tmp_path, out, minutes=0.05, seeds=[7], fps=Fraction(15, 2), settings=QUICK)
     generate.run(None, tmp_path, out, minutes=0.05, seeds=[7], fps=Fraction(15, 2), settings=QUICK, resume=True)

@@ -8,18 +8,30 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from drivesim.errors import Mistake
-from drivesim.rollout.plan import FACTORS, Plan, Window, describe, factor_for, keyframes_for, video_frame
+from drivesim.rollout.plan import (
+    FACTORS,
+    Pieces,
+    Plan,
+    Window,
+    describe,
+    factor_for,
+    keyframes_for,
+    passes_for,
+    places,
+    video_frame,
+)
 
 
 @st.composite
 def plans(draw: st.DrawFn) -> Plan:
-    frames = draw(st.integers(2, 12))
+    frames, factor = draw(st.integers(2, 12)), draw(st.sampled_from(FACTORS))
     return Plan(
         keyframes=draw(st.integers(1, 200)),
         frames=frames,
         overlap=draw(st.integers(1, frames - 1)),
         given=draw(st.integers(1, min(2, frames - 1))),
-        factor=draw(st.sampled_from(FACTORS)),
+        factor=factor,
+        passes=draw(st.integers(0, passes_for(factor, (7.5, 30.0)))),
     )
 
 
@@ -38,18 +50,47 @@ def test_every_keyframe_is_made_once_and_windows_are_contiguous(plan: Plan) -> N
 
 @given(plans())
 @settings(max_examples=200, deadline=None)
-def test_segments_tile_the_output(plan: Plan) -> None:
-    segments = [plan.segment(w) for w in plan.windows()]
-    assert [i for a, b in segments for i in range(a, b)] == list(range(plan.total))
-    for window, (a, b) in zip(plan.windows(), segments, strict=True):
+def test_what_windows_make_known_tiles_the_output(plan: Plan) -> None:
+    ends = [plan.known(n) for n in range(plan.count + 1)]
+    assert ends[0] == 0 and ends[-1] == plan.total
+    for window, (a, b) in zip(plan.windows(), pairwise(ends), strict=True):
         keys = [i for i in range(a, b) if i % plan.factor == 0]
         assert keys == [k * plan.factor for k in range(window.first, window.last)]
+    kinds = [plan.kind(n) for n in range(plan.total)]
+    assert plan.kinds() == {kind: kinds.count(kind) for kind in ("key", "interpolated", "filled")}
+
+
+@given(plans(), st.integers(1, 12), st.data())
+@settings(max_examples=200, deadline=None)
+def test_places_are_where_streams_go_on(plan: Plan, length: int, data: st.DataObject) -> None:
+    """Behind every window, what waits and what was written make up what is known."""
+    begin = data.draw(st.integers(0, plan.count))
+    latents = data.draw(st.integers(0, min(length, plan.known(begin, 4**plan.passes))))
+    at = places(plan, begin, latents)
+    assert len(at.passes) == plan.passes and at.upsample == at.output
+    if not begin:
+        assert at.output == 0 and not any(at.passes)
+    elif not latents:
+        assert at.output == plan.known(begin)
+    shown = data.draw(st.integers(0, at.output))
+    low = data.draw(st.integers(shown, at.output))
+    later = places(plan, begin, latents, low, shown)
+    assert (later.upsample, later.output) == (at.output - low, at.output - low + shown)
+
+
+@given(st.integers(1, 60), st.integers(1, 10), st.data())
+@settings(max_examples=200, deadline=None)
+def test_pieces_cover_every_frame_once_beside_their_overlap(total: int, length: int, data: st.DataObject) -> None:
+    pieces = Pieces(length, data.draw(st.integers(0, length - 1)))
+    firsts = [n * pieces.stride for n in range(pieces.count(total))]
+    covered = [min(first + length, total) for first in firsts]
+    assert covered[-1] == total and all(end < total for end in covered[:-1])
 
 
 def test_the_drawing_in_plan() -> None:
     plan = Plan(keyframes=13, frames=8, overlap=2, given=2, factor=4)
     assert list(plan.windows()) == [Window(0, -1, 2, 0, 7), Window(1, 5, 2, 7, 13)]
-    assert [plan.segment(w) for w in plan.windows()] == [(0, 25), (25, 49)]
+    assert [plan.known(n) for n in range(3)] == [0, 25, 49]
 
 
 def test_a_longer_plan_begins_with_the_shorter() -> None:
@@ -62,6 +103,18 @@ def test_two_minutes() -> None:
     assert keyframes_for(0.1) == 2 and keyframes_for(8 / 15) in (2, 3)
     assert Plan(226, 8, factor=16).total == 16 * 225 + 1 and video_frame(225) == 3600
     assert Plan(5, 8, factor=4).fps == Fraction(15, 2)
+
+
+def test_k_keyframes_become_sixteen_times_as_many_less_one_and_one() -> None:
+    for count in (1, 2, 9, 226):
+        plan = Plan(count, 8, factor=16, passes=2)
+        assert plan.total == 16 * (count - 1) + 1 and plan.fps == 30 and plan.kinds()["filled"] == 0
+
+
+def test_passes_stop_where_the_model_knows_no_rate() -> None:
+    assert [passes_for(factor, (7.5, 30.0)) for factor in FACTORS] == [0, 0, 1, 1, 2]
+    assert [passes_for(factor, (7.5,)) for factor in FACTORS] == [0, 0, 1, 1, 1]
+    assert not any(passes_for(factor, rates) for factor in FACTORS for rates in ((), (30.0,)))
 
 
 def test_rates() -> None:
@@ -78,7 +131,7 @@ def test_hash_changes_with_every_number() -> None:
 
 
 @pytest.mark.parametrize(
-    "numbers", [(0, 8, 2, 1, 1), (9, 8, 8, 1, 1), (9, 8, 2, 8, 1), (9, 8, 2, 1, 3), (9, 8, 0, 1, 1)]
+    "numbers", [(0, 8, 2, 1, 1), (9, 8, 8, 1, 1), (9, 8, 2, 8, 1), (9, 8, 2, 1, 3), (9, 8, 0, 1, 1), (9, 8, 2, 1, 8, 2)]
 )
 def test_impossible_plans(numbers: tuple[int, ...]) -> None:
     with pytest.raises(ValueError):

@@ -1,0 +1,147 @@
+"""Which stages a rollout runs: what its scenario asks for, as far as the weights at hand allow."""
+
+from dataclasses import dataclass, replace
+from fractions import Fraction
+
+from drivesim import config
+from drivesim.errors import Mistake
+from drivesim.models.temporal import MAX_GIVEN
+from drivesim.rollout.plan import BETWEEN, PASS_FPS, Pieces, Plan, factor_for, keyframes_for, passes_for
+from drivesim.rollout.scenario import Scenario
+from drivesim.rollout.settings import RolloutConfig
+from drivesim.rollout.stack import Stack
+from drivesim.scene import KEYFRAME_FPS
+
+UNINTERPOLATED = Fraction(15, 2)  # frames between key-frames are then blended, which at 30 fps would be most of them
+
+
+@dataclass(frozen=True)
+class Course:
+    """The stages of one rollout.
+
+    Args:
+        size: ``(H, W)`` of the output.
+        decoder: pieces of the decoder with temporal layers; None: frames are decoded by themselves.
+        upsampler: windows of the upsampler; None: frames leave as they are decoded.
+    """
+
+    plan: Plan
+    size: tuple[int, int]
+    decoder: Pieces | None
+    upsampler: Pieces | None
+
+    def words(self, filled: str) -> list[str]:
+        """The stages as a user is told them."""
+        plan, decoder = self.plan, "decoder with temporal layers" if self.decoder else "image decoder"
+        words = [f"key-frames at {float(KEYFRAME_FPS):g} fps"]
+        words += [f"interpolation to {float(PASS_FPS[n]):g}" for n in range(plan.passes)]
+        words += [decoder]
+        words += [f"{filled} to {float(plan.fps):g}"] if plan.filled > 1 else []
+        words += [f"upsampler to {self.size[0]}x{self.size[1]}"] if self.upsampler else []
+        return words
+
+
+def course(stack: Stack, scenario: Scenario, settings: RolloutConfig) -> Course:
+    """The stages that make what ``scenario`` asks for.
+
+    Raises:
+        Mistake: the weights cannot make it, or scenario, settings and weights do not fit together.
+    """
+    _check_given(stack, scenario, settings)
+    size = _size(stack, scenario)
+    rates = stack.interpolation.rates if stack.interpolation else ()
+    factor = factor_for(_rate(scenario, rates))
+    passes = passes_for(factor, rates)
+    plan = Plan(keyframes_for(scenario.seconds), stack.frames, settings.overlap, scenario.opening.given, factor, passes)
+    decoder = None
+    own = stack.temporal_decoder
+    if own is not None and own.fps == KEYFRAME_FPS * (BETWEEN + 1) ** passes:
+        decoder = Pieces(settings.decode.frames, settings.decode.overlap)
+    upsampler = _windows(stack, settings, size) if size != stack.size else None
+    used = [(stack.keyframes, settings.sampler), (stack.image if not scenario.opening.clip else None, settings.start)]
+    if passes and stack.interpolation:
+        used.append((stack.interpolation.denoiser, settings.interpolation.sampler))
+    if upsampler and stack.upsampler:
+        used.append((stack.upsampler.denoiser, settings.upsample.sampler))
+    for denoiser, sampler in used:
+        if denoiser is not None:
+            sampler.build(denoiser)
+    return Course(plan, size, decoder, upsampler)
+
+
+def scaled(settings: RolloutConfig, scenario: Scenario) -> RolloutConfig:
+    """The settings under the scenario's own guidance scales."""
+    own = {name: value for name, value in config.plain(scenario.guidance).items() if value is not None}
+    return replace(settings, guidance=replace(settings.guidance, **own))
+
+
+def _check_given(stack: Stack, scenario: Scenario, settings: RolloutConfig) -> None:
+    opening = scenario.opening
+    for wrong, what, where, mend in (
+        (
+            settings.overlap >= stack.frames,
+            f"{settings.overlap} frames leave nothing to predict in windows of {stack.frames}",
+            "overlap",
+            f"at most {stack.frames - 1}",
+        ),
+        (
+            settings.overlap > MAX_GIVEN,
+            f"{settings.overlap} given frames; the models learn from at most {MAX_GIVEN}",
+            "overlap",
+            None,
+        ),
+        (
+            opening.given >= stack.frames,
+            f"{opening.given} given frames fill a window of {stack.frames}",
+            "opening.frames",
+            "give 1",
+        ),
+        (
+            not opening.clip and stack.image is None,
+            "no image weights to make a start frame with",
+            None,
+            "--opening CLIP@SECOND starts from a real clip",
+        ),
+    ):
+        if wrong:
+            raise Mistake(what, where=where, mend=mend)
+
+
+def _rate(scenario: Scenario, rates: tuple[float, ...]) -> Fraction:
+    if scenario.rate is not None:
+        return scenario.rate
+    highest = KEYFRAME_FPS * (BETWEEN + 1) ** passes_for((BETWEEN + 1) ** len(PASS_FPS), rates)
+    return max(highest, UNINTERPOLATED)
+
+
+def _size(stack: Stack, scenario: Scenario) -> tuple[int, int]:
+    makes = [size for size in (stack.size, stack.upsampled) if size is not None]
+    if scenario.size is None:
+        return makes[-1]
+    asked = (scenario.size[0], scenario.size[1])
+    if asked not in makes:
+        made = " or ".join(f"{height}x{width}" for height, width in makes)
+        what = f"these weights make {made} frames, not {asked[0]}x{asked[1]}"
+        raise Mistake(what, where="size", mend="leave it out, or train at that size")
+    return asked
+
+
+def _windows(stack: Stack, settings: RolloutConfig, size: tuple[int, int]) -> Pieces:
+    model, own = stack.upsampler, settings.upsample
+    assert model is not None  # a size beyond the decoder's is the upsampler's
+    if own.noise > model.levels:
+        what = f"noise {own.noise}; these weights learned from at most {model.levels}"
+        raise Mistake(what, where="upsample", mend=f"upsample.noise={model.levels}")
+    for name, sides in (("tile", own.tile or ()), ("tile_overlap", (own.tile_overlap,) if own.tile else ())):
+        if any(side % model.unit for side in sides):
+            what = f"{name} is a multiple of {model.unit} pixels, not {'x'.join(map(str, sides))}"
+            raise Mistake(what, where="upsample", mend=_nearest(name, sides, model.unit))
+    if own.tile is not None and (own.tile[0] > size[0] or own.tile[1] > size[1]):
+        what = f"tiles of {own.tile[0]}x{own.tile[1]} are larger than frames of {size[0]}x{size[1]}"
+        raise Mistake(what, where="upsample", mend="leave upsample.tile out for whole frames")
+    return Pieces(model.frames, min(own.overlap, model.frames - 1))
+
+
+def _nearest(name: str, sides: tuple[int, ...], unit: int) -> str:
+    near = [max(1, round(side / unit)) * unit for side in sides]
+    return f"upsample.{name}={near if len(near) > 1 else near[0]}".replace(" ", "")

@@ -1,0 +1,82 @@
+"""One window of key-frames from the prediction model, and one start frame from the image model."""
+
+import torch
+from torch import Tensor
+
+from drivesim.errors import Mistake
+from drivesim.rollout.plan import Window, video_frame
+from drivesim.rollout.sample import START, NoiseSource, rate_of, sample, told
+from drivesim.rollout.settings import RolloutConfig
+from drivesim.rollout.stack import Stack
+from drivesim.scene import KEYFRAME_FPS, Condition, Labels
+
+
+class Predictor:
+    """The prediction model as the stage ``keyframes`` calls it.
+
+    Args:
+        labels: told to every window.
+    """
+
+    def __init__(self, stack: Stack, config: RolloutConfig, noise: NoiseSource, labels: Labels):
+        self.stack, self.config, self.noise = stack, config, noise
+        self.tokens = told(stack.tokens, labels, stack.device)
+        self.denoiser = config.guidance.around(stack.keyframes, stack.null_tokens)
+        self.sampler, self.levels = config.sampler.build(stack.keyframes)
+
+    @torch.inference_mode()
+    def __call__(self, window: Window, context: Tensor) -> Tensor:
+        """Key-frames ``T C h w`` of ``window``, unscaled; the first ``window.given`` are ``context``, bit for bit."""
+        stack, given = self.stack, window.given
+        if context.shape != (given, *stack.latent_shape):
+            raise ValueError(
+                f"window {window.n} is given {given} frames of {stack.latent_shape}, not {tuple(context.shape)}"
+            )
+        frames = [video_frame(k) for k in range(window.start, window.start + stack.frames)]
+
+        def draw(step: int) -> Tensor:
+            return self.noise("keyframes", frames, step, stack.latent_shape, stack.shared).to(stack.device)
+
+        condition = self._condition(frames, context.to(stack.device))
+        x = sample(stack.keyframes, self.denoiser, self.sampler, self.levels, condition, draw)
+        made = stack.unwhiten(x[0]).float()
+        made[:given] = context
+        return made
+
+    def _condition(self, frames: list[int], context: Tensor) -> Condition:
+        """What a window is told: the given frames, noised at a level that is told too, and the labels."""
+        stack, given, level = self.stack, len(context), self.config.context_noise
+        noise = self.noise("context", frames[:given], START, stack.latent_shape, stack.shared)[0].to(stack.device)
+        shown = torch.zeros(1, stack.frames, *stack.latent_shape, device=stack.device)
+        shown[0, :given] = stack.whiten(context) + level * noise
+        mask = (torch.arange(stack.frames, device=stack.device) < given).float()[None]
+        return Condition(
+            tokens=self.tokens,
+            context=shown,
+            context_mask=mask,
+            context_level=level * mask,
+            given=torch.tensor([given], device=stack.device),
+            fps=rate_of(KEYFRAME_FPS, 1, stack.device),
+        )
+
+
+@torch.inference_mode()
+def start_frame(stack: Stack, config: RolloutConfig, noise: NoiseSource, labels: Labels) -> Tensor:
+    """Key-frame 0 from the image model: ``1 C h w``, unscaled.
+
+    Raises:
+        Mistake: there is no image model.
+    """
+    if stack.image is None:
+        raise Mistake(
+            "no image weights to make a start frame with", mend="--opening CLIP@SECOND starts from a real clip"
+        )
+    denoiser = config.guidance.around(stack.image, stack.null_tokens)
+    method, levels = config.start.build(stack.image)
+
+    def draw(step: int) -> Tensor:
+        return noise("image", [0], step, stack.latent_shape, stack.shared).to(stack.device)
+
+    condition = Condition(tokens=told(stack.tokens, labels, stack.device))
+    x = sample(stack.image, denoiser, method, levels, condition, draw)
+    return stack.unwhiten(x[0]).float()

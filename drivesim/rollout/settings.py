@@ -1,0 +1,144 @@
+"""How a rollout is made, stage by stage; what it shows is the scenario's."""
+
+from dataclasses import dataclass, field
+from math import inf
+from typing import Literal
+
+from torch import Tensor
+
+from drivesim.diffusion.guidance import Guidance, Scale
+from drivesim.diffusion.noise import Levels, SamplerName, Spacing
+from drivesim.diffusion.precondition import Denoiser
+from drivesim.diffusion.samplers import Sampler, sampler
+from drivesim.errors import Mistake
+
+FillMode = Literal["blend", "repeat"]
+
+
+@dataclass(frozen=True)
+class SamplerConfig:
+    """
+    Args:
+        eta: 0 is deterministic, 1 ancestral; "ddim" alone takes it. The paper predicts with ddim, 200 steps, eta 1.
+        spacing: of the levels; "leading" takes ``offset`` (Stable Diffusion's is 1).
+    """
+
+    name: SamplerName = "ddim"
+    steps: int = 20
+    eta: float = 0.0
+    spacing: Spacing = "trailing"
+    offset: int = 0
+
+    def build(self, denoiser: Denoiser) -> tuple[Sampler, Levels]:
+        """The sampler and its levels on ``denoiser``'s schedule; a Mistake where they do not fit."""
+        levels = denoiser.schedule.levels(self.steps, self.spacing, self.offset, self.name)
+        return sampler(self.name, self.eta), levels
+
+
+@dataclass(frozen=True)
+class GuidanceConfig:
+    """Guidance scales; 1 is none. They hold for ``low < sigma <= high``; ``high`` None is no bound.
+
+    Args:
+        batched: the branches in one call, which takes more memory.
+    """
+
+    context: float = 1.0
+    labels: float = 1.0
+    low: float = 0.0
+    high: float | None = None
+    batched: bool = False
+
+    def around(self, denoiser: Denoiser, null_tokens: Tensor | None) -> Guidance:
+        high = inf if self.high is None else self.high
+        context, labels = Scale(self.context, self.low, high), Scale(self.labels, self.low, high)
+        return Guidance(denoiser, context=context, labels=labels, null_tokens=null_tokens, batched=self.batched)
+
+
+@dataclass(frozen=True)
+class InterpolationConfig:
+    """
+    Args:
+        sampler: the paper takes ddim, 50 steps, eta 0, and a guidance of 2 by the ends.
+        context_noise: sigma of the noise added to both ends, which the model is told.
+        batch: gaps that are interpolated at once, always as many.
+    """
+
+    sampler: SamplerConfig = field(default_factory=lambda: SamplerConfig(steps=10))
+    guidance: GuidanceConfig = field(default_factory=GuidanceConfig)
+    context_noise: float = 0.0
+    batch: int = 1
+
+    def __post_init__(self) -> None:
+        if self.context_noise < 0 or self.batch < 1:
+            raise Mistake("needs context_noise >= 0 and batch >= 1", where="interpolation")
+
+
+@dataclass(frozen=True)
+class DecodeConfig:
+    """
+    Args:
+        batch: frames that the image decoder is given at once, always as many.
+        frames: length of a piece for the decoder with temporal layers, which decodes at its own rate alone.
+        overlap: frames that a piece shares with the one before; over them one fades into the other.
+    """
+
+    batch: int = 4
+    frames: int = 12
+    overlap: int = 4
+
+    def __post_init__(self) -> None:
+        if self.batch < 1 or not 0 <= self.overlap <= self.frames // 2 or self.frames < 1:
+            raise Mistake("needs batch >= 1, frames >= 1, and an overlap of at most half of them", where="decode")
+
+
+@dataclass(frozen=True)
+class UpsampleConfig:
+    """
+    Args:
+        sampler: the paper takes ddim, 50 steps, eta 1.
+        noise: index in the upsampler's schedule of the noise added to its input; the paper's driving model takes 150.
+        overlap: frames of a window that are known from the one before.
+        tile: height and width that the network is given at once; None for whole frames.
+        tile_overlap: pixels that tiles share at least.
+    """
+
+    sampler: SamplerConfig = field(default_factory=SamplerConfig)
+    noise: int = 150
+    overlap: int = 1
+    tile: tuple[int, int] | None = None
+    tile_overlap: int = 64
+
+    def __post_init__(self) -> None:
+        if min(self.noise, self.overlap, self.tile_overlap) < 0:
+            raise Mistake("needs noise, overlap and tile_overlap >= 0", where="upsample")
+        if self.tile is not None and min(self.tile) <= self.tile_overlap:
+            height, width = self.tile
+            mend = f"upsample.tile_overlap={min(self.tile) // 4}"
+            raise Mistake(f"tiles of {height}x{width} cannot share {self.tile_overlap}", where="upsample", mend=mend)
+
+
+@dataclass(frozen=True)
+class RolloutConfig:
+    """
+    Args:
+        overlap: S, key-frames that a window is given of the one before.
+        context_noise: sigma, in whitened latents, of the noise added to what is given; the model is told it. Without it
+            a rollout drifts after 20 to 30 windows (GameNGen, arXiv 2408.14837).
+        sampler: of the key-frames; ``start``: of a generated start frame.
+        fill: what stands between the frames that models make, where there is no interpolation model for it.
+    """
+
+    overlap: int = 2
+    context_noise: float = 0.1
+    sampler: SamplerConfig = field(default_factory=SamplerConfig)
+    start: SamplerConfig = field(default_factory=SamplerConfig)
+    guidance: GuidanceConfig = field(default_factory=GuidanceConfig)
+    fill: FillMode = "blend"
+    interpolation: InterpolationConfig = field(default_factory=InterpolationConfig)
+    decode: DecodeConfig = field(default_factory=DecodeConfig)
+    upsample: UpsampleConfig = field(default_factory=UpsampleConfig)
+
+    def __post_init__(self) -> None:
+        if self.overlap < 1 or self.context_noise < 0:
+            raise Mistake("needs overlap >= 1 and context_noise >= 0", where="settings")

@@ -1,0 +1,104 @@
+"""The models of a rollout, ready to be called: what ``jobs`` hands to the engine, which trains and loads nothing."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from fractions import Fraction
+
+import torch
+from torch import Tensor
+
+from drivesim.diffusion.precondition import Denoiser
+from drivesim.scene import Labels
+
+Tokens = Callable[[list[Labels]], Tensor]  # labels to ``B L D``
+
+
+@dataclass(frozen=True, eq=False)
+class Interpolation:
+    """The interpolation model, called with T = 5 on whitened latents; ``rates``: frames a second that it knows."""
+
+    denoiser: Denoiser
+    rates: tuple[float, ...]
+    shared: float = 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class TemporalDecoder:
+    """``decode`` B T C h w -> B T 3 H W, for any T; trained on ``frames`` frames at ``fps``."""
+
+    decode: Callable[[Tensor], Tensor]
+    frames: int
+    fps: Fraction
+
+
+@dataclass(frozen=True, eq=False)
+class Upsampler:
+    """The upsampler, a denoiser of pixels in [-1, 1].
+
+    Args:
+        denoiser: called with T = ``frames``; 1 for the image upsampler alone.
+        factor: how many times as high and wide its frames are as what it is shown.
+        levels: the largest index of its schedule that its input was noised by in training.
+        tokens, null_tokens: as a ``Stack``'s.
+        unit: sides of what the network is given are multiples of it.
+    """
+
+    denoiser: Denoiser
+    frames: int
+    factor: int
+    levels: int
+    tokens: Tokens | None
+    null_tokens: Tensor | None
+    unit: int = 1
+
+
+@dataclass(frozen=True, eq=False)
+class Stack:
+    """The models of a rollout, ready to be called; the engine trains and loads nothing.
+
+    Args:
+        image: start frames, called with T = 1; None where every opening is a real clip.
+        keyframes: the prediction model, called with T = ``frames``. Both work on whitened latents.
+        tokens: labels to ``B L D``; None for models without labels.
+        null_tokens: ``L D``, the tokens of dropped labels; None: a model is told nothing instead.
+        mean, std: ``C``; whitened = (latent - mean) / std.
+        encode: ``b 3 H W`` in [-1, 1] to the mean latents ``b C h w``; ``decode`` is its way back.
+        frames: T of the prediction model.
+        size: ``(H, W)`` of a decoded frame and ``latent_shape`` its ``(C, h, w)``.
+        weights: SHA-256 of each weight file, by stage.
+        shared: share of the noise that all frames of a window have in common, as in training.
+        precision: that the networks compute in, ``32`` or ``bf16``; it decides the bits.
+        interpolation, temporal_decoder, upsampler: what follows, where there are weights for it.
+    """
+
+    image: Denoiser | None
+    keyframes: Denoiser
+    tokens: Tokens | None
+    null_tokens: Tensor | None
+    mean: Tensor
+    std: Tensor
+    encode: Callable[[Tensor], Tensor]
+    decode: Callable[[Tensor], Tensor]
+    frames: int
+    size: tuple[int, int]
+    latent_shape: tuple[int, int, int]
+    weights: dict[str, str]
+    device: torch.device
+    shared: float = 0.0
+    precision: str = "32"
+    interpolation: Interpolation | None = None
+    temporal_decoder: TemporalDecoder | None = None
+    upsampler: Upsampler | None = None
+
+    @property
+    def upsampled(self) -> tuple[int, int] | None:
+        """``(H, W)`` behind the upsampler."""
+        factor = self.upsampler.factor if self.upsampler else 0
+        return (self.size[0] * factor, self.size[1] * factor) if factor else None
+
+    def whiten(self, latents: Tensor) -> Tensor:
+        """Unscaled ``... C h w`` to zero mean and unit variance per channel."""
+        return (latents - self.mean[:, None, None]) / self.std[:, None, None]
+
+    def unwhiten(self, latents: Tensor) -> Tensor:
+        return latents * self.std[:, None, None] + self.mean[:, None, None]
