@@ -66,6 +66,11 @@ class Clips(Dataset[Item]):
         self._keep = _that_fit([window.entry for window in held], size, keep)
         self._kept: dict[str, video.Recording] = {}
 
+    def kept(self) -> tuple[int, int]:
+        """How many clips stay decoded once they have been read, and the bytes that all of them take."""
+        entries = {window.entry.clip_id: window.entry for window in self.held}
+        return len(self._keep), sum(_bytes(entries[clip_id], self.size) for clip_id in self._keep)
+
     def __len__(self) -> int:
         return len(self.held)
 
@@ -97,6 +102,10 @@ class Clips(Dataset[Item]):
         return self._kept[entry.clip_id].read(self.fps, start, self.frames)
 
 
+def _bytes(entry: Entry, size: video.Size) -> int:
+    return entry.frames * size[0] * size[1] * 3
+
+
 def labels(night: bool | None, cars: int | None, sample: int) -> Item:
     """The part of an item that every loader gives; -1 is unknown."""
     values = {"night": -1 if night is None else int(night), "cars": -1 if cars is None else cars, "sample": sample}
@@ -108,7 +117,7 @@ def _that_fit(entries: list[Entry], size: video.Size, budget: int) -> frozenset[
     gain."""
     chosen: set[str] = set()
     for entry in entries:
-        need = entry.frames * size[0] * size[1] * 3
+        need = _bytes(entry, size)
         if entry.clip_id not in chosen and need <= budget:
             chosen.add(entry.clip_id)
             budget -= need

@@ -31,6 +31,7 @@ from drivesim.jobs.builders.upsampler import (
     build_upsampler,
     build_upsampler_temporal,
 )
+from drivesim.jobs.rehearsal import rehearse
 from drivesim.jobs.run import recorded
 from drivesim.training.loop import latest, steps_in, train
 
@@ -54,8 +55,18 @@ def run(
     device: str = "cpu",
     resume: bool = False,
     print_config: bool = False,
+    dry_run: bool = False,
 ) -> Path:
-    """Trains one stage; returns its weight file. ``print_config`` prints what results and trains nothing."""
+    """Trains one stage; returns its weight file.
+
+    Args:
+        print_config: prints what results, and trains nothing.
+        dry_run: prints what the training will take (see ``rehearsal``), and writes nothing.
+
+    Raises:
+        Mistake: anything of the above does not fit, or memory or disk do not suffice; nothing is written then.
+        Interrupted: Ctrl-C; ``resume`` goes on.
+    """
     if stage not in STAGES:
         raise Mistake(f"no stage '{stage}'", where="train", mend=nearest(stage, STAGES))
     kind, build = STAGES[stage]
@@ -73,12 +84,20 @@ def run(
         _same_configuration(settings, out)
         if begin >= settings.loop.steps and target.is_file():
             return target  # nothing is left to train, and the weights are there
-    with torch.random.fork_rng(devices=[]):  # initial weights alone; order and noise have keys of their own
-        torch.manual_seed(settings.loop.seed)
-        try:
-            built = build(settings, begin)
-        except ValueError as problem:  # torch's own word on widths and groups that do not fit
-            raise Mistake(str(problem), where=file or "train", mend="--print-config shows every value") from None
+
+    def built_anew() -> Built:
+        with torch.random.fork_rng(devices=[]):  # initial weights alone; order and noise have keys of their own
+            torch.manual_seed(settings.loop.seed)
+            try:
+                return build(settings, begin)
+            except ValueError as problem:  # torch's own word on widths and groups that do not fit
+                raise Mistake(str(problem), where=file or "train", mend="--print-config shows every value") from None
+
+    if begin < settings.loop.steps:
+        rehearse(stage, built_anew, settings.loop, begin, out, device, dry_run)
+    if dry_run:
+        return target
+    built = built_anew()
     out.mkdir(parents=True, exist_ok=True)
     (out / "config.yaml").write_text(config.to_yaml(settings))
     with recorded(out, device, "train", stage=stage, config=config.digest(settings)) as noted:

@@ -72,6 +72,9 @@ class ReconstructionStage(Stage, ABC):
         self.perceptual = perceptual
         self.shown: Tensor | None = None
 
+    def last_change(self) -> int:
+        return 0 if self.discriminator is None else self.weights.adversarial_from
+
     @property
     @abstractmethod
     def trained(self) -> nn.Module:

@@ -93,6 +93,10 @@ class Stage(pl.LightningModule):
         warm = min(1.0, (self.steps_done + 1) / max(1, self.loop.warmup))
         return self.loop.lr * warm * 0.5 * (1 + math.cos(math.pi * min(1.0, self.progress)))
 
+    def last_change(self) -> int:
+        """The step from which on every step costs the same: later, for one, when an adversary joins only then."""
+        return 0
+
     def on_train_start(self) -> None:
         self.started = time.monotonic()
 
@@ -135,24 +139,13 @@ def train(stage: Stage, data: pl.LightningDataModule, name: str, out: Path, devi
         stage.on_load_checkpoint(content)
         stage.load_state_dict(content["state_dict"])  # the averaged ones: Lightning keeps the others beside them
         return
-    callbacks: list[Callback] = [Count(), Progress(name), Curves(out / "metrics.csv")]
-    if loop.ema:
-        callbacks.append(WeightAveraging(multi_avg_fn=get_ema_multi_avg_fn(loop.ema)))
+    callbacks: list[Callback] = [Count(), Progress(name), Curves(out / "metrics.csv"), *averaging(stage)]
     if hasattr(stage, "pictures"):
         callbacks.append(Pictures(out / "samples", loop.sample_every))
-    with _quiet():
-        trainer = pl.Trainer(
-            max_epochs=1,
-            accelerator="cpu" if device == "cpu" else "gpu",
-            devices=[torch.device(device).index or 0] if device != "cpu" else 1,
-            precision=loop.precision,
-            logger=TensorBoardLogger(out, name="", version="events"),
-            log_every_n_steps=10,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            enable_checkpointing=True,
-            callbacks=[*callbacks, Checkpoints(checkpoints, loop.checkpoint_every)],
-            use_distributed_sampler=False,  # the order of samples is ours: a function of (seed, epoch, step)
+    callbacks.append(Checkpoints(checkpoints, loop.checkpoint_every))
+    with quiet():
+        trainer = trainer_for(
+            stage, device, callbacks, logger=TensorBoardLogger(out, name="", version="events"), log_every_n_steps=10
         )
         try:
             trainer.fit(stage, datamodule=data, ckpt_path=str(latest(out)) if resume else None)
@@ -163,8 +156,28 @@ def train(stage: Stage, data: pl.LightningDataModule, name: str, out: Path, devi
             raise Interrupted(f"{out}: stopped at step {stage.steps_done}; {mend}") from None
 
 
+def averaging(stage: Stage) -> list[Callback]:
+    """EMA, where there is to be one."""
+    return [WeightAveraging(multi_avg_fn=get_ema_multi_avg_fn(stage.loop.ema))] if stage.loop.ema else []
+
+
+def trainer_for(stage: Stage, device: str, callbacks: list[Callback], **more: Any) -> pl.Trainer:
+    """Lightning's trainer as every stage is trained by; ``more`` are its arguments, too."""
+    return pl.Trainer(
+        max_epochs=1,
+        accelerator="cpu" if device == "cpu" else "gpu",
+        devices=[torch.device(device).index or 0] if device != "cpu" else 1,
+        precision=stage.loop.precision,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=callbacks,
+        use_distributed_sampler=False,  # the order of samples is ours: a function of (seed, epoch, step)
+        **more,
+    )
+
+
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Without Lightning's lines on devices, its tips, and warnings that no user of ours can act on."""
     loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning_fabric")]
     levels = [logger.level for logger in loggers]
