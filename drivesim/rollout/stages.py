@@ -221,12 +221,11 @@ def _segment(chunks: Iterable[Chunk], file: Path, size: tuple[int, int], fps: Fr
     writer, last = None, first
     with ExitStack() as open_file:
         for chunk in chunks:
-            if len(chunk.frames) and writer is None:
-                writer = open_file.enter_context(video.Writer(file, size, fps, comment=MARK))
-            for part in chunk.frames.split(16):
-                if writer is not None:
+            if len(chunk.frames):
+                writer = writer or open_file.enter_context(video.Writer(file, size, fps, comment=MARK))
+                for part in chunk.frames.split(16):
                     writer.write(to_pixels(part))
-            last += len(chunk.frames)
+                last += len(chunk.frames)
             if chunk.state is not None:
                 window, state = chunk.window, chunk.state
                 break

@@ -1,16 +1,18 @@
 """A stack without networks: every frame is a function of the context and of the noise, so that all of it shows."""
 
 from dataclasses import dataclass, field
+from fractions import Fraction
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from drivesim.diffusion.noise import Schedule, ScheduleConfig
-from drivesim.rollout.stack import Stack
+from drivesim.rollout.stack import Interpolation, Stack, TemporalDecoder, Upsampler
 from drivesim.scene import Condition, Labels, Level
 
 SIZE, LATENT, FRAMES = (32, 64), (3, 4, 8), 6
+LARGE = (2 * SIZE[0], 2 * SIZE[1])
 
 
 @dataclass(eq=False)
@@ -30,6 +32,8 @@ class Mock:
         if self.remember:
             self.seen.append((x.clone(), condition))
         unit = x / (1 + level.of(x) ** 2).sqrt()
+        if condition.low is not None:
+            return (condition.low + 0.1 * unit).clamp(-1, 1)
         drift = 0.0 if condition.tokens is None else float(condition.tokens.mean())
         if condition.context is None or condition.given is None:
             return 0.5 * unit + drift
@@ -66,3 +70,22 @@ def stack(keyframes: Mock | None = None, image: Mock | None = None, **changes: o
         "device": torch.device("cpu"),
     }
     return Stack(**{**values, **changes})  # type: ignore[arg-type]
+
+
+def decode_video(latents: Tensor) -> Tensor:
+    """Every frame by itself, but for a trace of its neighbours."""
+    alone = torch.stack([decode(clip) for clip in latents])
+    return 0.9 * alone + 0.05 * (torch.roll(alone, 1, dims=1) + torch.roll(alone, -1, dims=1))
+
+
+def cascade(
+    keyframes: Mock | None = None, between: Mock | None = None, above: Mock | None = None, **changes: object
+) -> Stack:
+    """All stages: two passes of interpolation, a decoder of neighbouring frames, an upsampler of 8 frames."""
+    upsampler = Upsampler(above or Mock(), 8, 2, 250, tokens, torch.zeros(1, 1))
+    further = {
+        "interpolation": Interpolation(between or Mock(), (7.5, 30.0)),  # type: ignore[arg-type]
+        "temporal_decoder": TemporalDecoder(decode_video, 6, Fraction(30)),
+        "upsampler": upsampler,
+    }
+    return stack(keyframes, **(further | changes))

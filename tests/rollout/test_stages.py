@@ -155,7 +155,7 @@ def test_pieces_are_decoded_once_whatever_the_windows(windows: list[list[int]], 
 
 def test_a_piece_fades_into_the_next() -> None:
     made = numbers(stages.decode_pieces(stream([0] * 9), Piecewise(1.0), Pieces(6, 3)))
-    assert made == pytest.approx([1, 0, 0, 0.75, 0, 0.25, 0, 0, 1])
+    assert made == pytest.approx([1, 0, 0, 0.25, 0, 0.25, 0, 0, 1])
 
 
 @pytest.mark.parametrize("window", range(8))
