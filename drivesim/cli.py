@@ -270,6 +270,8 @@ def _encode_options(parser: Parser) -> None:
         "--phases", type=count, default=1, metavar="N", help="sequences per clip, evenly set off (default 1)"
     )
     parser.add_argument("--precision", choices=("32", "bf16"), default="32", help="of the encoder (default 32)")
+    parser.add_argument("--batch", type=count, default=16, metavar="N", help="frames at a time (default 16)")
+    _dry_run(parser)
     _out(parser, "runs/latents")
     _device(parser)
 
@@ -279,7 +281,18 @@ def _encode(args: argparse.Namespace) -> None:
 
     (index,) = _paths(args, "INDEX")
     out, device = args.out or Path("runs/latents"), _chosen(args.device)
-    encode.run(index, args.weights, out, args.fps, args.size, device, phases=args.phases, precision=args.precision)
+    encode.run(
+        index,
+        args.weights,
+        out,
+        args.fps,
+        args.size,
+        device,
+        phases=args.phases,
+        precision=args.precision,
+        batch=args.batch,
+        dry_run=args.dry_run,
+    )
 
 
 def _train_options(parser: Parser) -> None:
@@ -356,6 +369,7 @@ def _evaluate_options(parser: Parser) -> None:
     )
     parser.add_argument("--cache", type=Path, metavar="DIR", help="features by content (default ~/.cache/drivesim)")
     parser.add_argument("--devices", type=count, default=1, metavar="N", help="processes, a device each (default 1)")
+    _dry_run(parser)
     _device(parser)
 
 
@@ -375,7 +389,8 @@ def _evaluate(args: argparse.Namespace) -> None:
         cache=args.cache,
         pairs=args.pairs,
     )
-    evaluate.run(real, generated, args.out, args.json, settings, _chosen(args.device), args.devices, args.against)
+    device = _chosen(args.device)
+    evaluate.run(real, generated, args.out, args.json, settings, device, args.devices, args.against, args.dry_run)
 
 
 def _compare_options(parser: Parser) -> None:
@@ -471,14 +486,14 @@ COMMANDS = {
         _index,
     ),
     "encode": Command(
-        "INDEX --weights DIR --size HxW [--fps R] [--phases N] [--precision P] [--out DIR] [--device D]",
+        "INDEX --weights DIR --size HxW [--fps R] [--phases N] [--batch N] [--out DIR] [--dry-run] ...",
         "encode the clips of an index once, for all trainings after the autoencoder",
         "drivesim encode runs/index --weights runs/autoencoder/weights --size 128x256 --fps 15/8 --out runs/latents",
         _encode_options,
         _encode,
     ),
     "train": Command(
-        "STAGE [CONFIG] [key.sub=value ...] [--out DIR] [--seed S] [--device D] [--resume] [--print-config]",
+        "STAGE [CONFIG] [key.sub=value ...] [--out DIR] [--seed S] [--resume] [--dry-run] [--print-config] ...",
         "train one stage: autoencoder, image or keyframes",
         "drivesim train autoencoder configs/tiny/autoencoder.yaml index=runs/world loop.lr=1e-3 --out runs/autoencoder",
         _train_options,

@@ -1,6 +1,8 @@
 """``drivesim encode``: the clips of an index through the autoencoder, once, for all trainings that follow."""
 
-from collections.abc import Iterator
+import math
+import time
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from fractions import Fraction
 from pathlib import Path
@@ -14,10 +16,14 @@ from torch import Tensor
 from drivesim import weights
 from drivesim.data import video
 from drivesim.data.index import Entry, Index, whole_folder
-from drivesim.data.latents import About, LatentCache, LatentWriter
+from drivesim.data.latents import SHARD_BYTES, About, LatentCache, LatentWriter
 from drivesim.errors import Mistake
+from drivesim.jobs.preflight import Estimate, Law, Part, Room, check_disk, check_memory
 from drivesim.models.autoencoder import Autoencoder
+from drivesim.rollout import memory
 from drivesim.scene import KEYFRAME_FPS, to_model
+
+TRIED = 1.0  # seconds of encoding that the preflight measures
 
 
 @torch.inference_mode()
@@ -32,8 +38,9 @@ def run(
     phases: int = 1,
     precision: str = "32",
     batch: int = 16,
+    dry_run: bool = False,
 ) -> Path:
-    """Encodes every clip of ``index`` into the cache ``out``.
+    """Encodes every clip of ``index`` into the cache ``out``; says before what that will take.
 
     Args:
         weights_folder: holds ``autoencoder.safetensors``, or is that file.
@@ -41,9 +48,10 @@ def run(
         phases: sequences taken from each clip, ``1 / (phases * fps)`` apart, so that 30 fps gives several at 15/8.
         size: ``(H, W)``, a multiple of the autoencoder's f.
         precision: ``32`` or ``bf16``. batch: frames at a time.
+        dry_run: stops after that, and writes nothing.
 
     Raises:
-        Mistake: no index, no autoencoder, a size that does not divide, no clip with a frame.
+        Mistake: no index, no autoencoder, a size that does not divide, no clip with a frame; too little memory or disk.
     """
     opened, file = Index.open(index), Path(weights_folder)
     file = file / "autoencoder.safetensors" if file.is_dir() else file
@@ -52,17 +60,25 @@ def run(
         raise Mistake(f"{size[0]}x{size[1]} does not divide by the autoencoder's {model.config.f}", where="--size")
     shape = (2 * model.config.latent, size[0] // model.config.f, size[1] // model.config.f)
     about = About(opened.digest, weights.sha256(file), size, str(fps), phases, precision, shape)
+    fast = [entry for entry in opened.entries if entry.fps >= fps * video.FULL_RATE]
+    if not fast:
+        raise Mistake(f"no clip has {fps} frames a second or more", where=index, mend="ask for a lower --fps")
+
+    def encoded(entry: Entry, start: Fraction, most: int = batch) -> Iterator[np.ndarray]:
+        for clip in video.stream(entry.file, fps=fps, size=size, chunk=batch, start=start, rate=entry.rate):
+            yield _encode(model, clip.frames[:most], device, precision)
+
+    sequences = [(entry, start) for entry in fast for start in _starts(entry, fps, phases)]
+    room = Room.at(Path(out), device)
+    _estimate(sequences, encoded, about, batch, Path(out), torch.device(device), room).show(room)
+    if dry_run:
+        return Path(out)
     with whole_folder(Path(out)) as part, LatentWriter(part, about) as writer:
-        fast = [entry for entry in opened.entries if entry.fps >= fps * video.FULL_RATE]
-        if not fast:
-            raise Mistake(f"no clip has {fps} frames a second or more", where=index, mend="ask for a lower --fps")
-        for entry in track(fast, "encoding", transient=True):
+        for entry, start in track(sequences, "encoding", transient=True):
             entry.check()
-            for start in _starts(entry, fps, phases):
-                clips = video.stream(entry.file, fps=fps, size=size, chunk=batch, start=start, rate=entry.rate)
-                moments = [_encode(model, clip.frames, device, precision) for clip in clips]
-                if moments:
-                    writer.add(entry, np.concatenate(moments), fps, start)
+            moments = list(encoded(entry, start))
+            if moments:
+                writer.add(entry, np.concatenate(moments), fps, start)
     cache = LatentCache.open(out)
     frames = sum(sequence.frames for sequence in cache.sequences)
     say = Console(highlight=False).print
@@ -70,6 +86,68 @@ def run(
     if len(fast) < len(opened.entries):
         say(f"{len(opened.entries) - len(fast)} clips left out: fewer than {fps} frames a second")
     return Path(out)
+
+
+def _estimate(
+    sequences: list[tuple[Entry, Fraction]],
+    encoded: Callable[..., Iterator[np.ndarray]],
+    about: About,
+    batch: int,
+    out: Path,
+    device: torch.device,
+    room: Room,
+) -> Estimate:
+    """From the first frames of the index: one, two, and for a second as many as are asked for.
+
+    Raises:
+        Mistake: memory or disk do not suffice.
+    """
+    fps, cell = Fraction(about.fps), 2 * math.prod(about.shape)  # bytes of a frame's float16 moments
+    counts = [video.frames_in(Fraction(entry.seconds) - start, fps) for entry, start in sequences]
+    disk = sum(counts) * cell
+    check_disk(disk, room, out, "name an --out on another disk, or ask for fewer --phases or a lower --fps")
+    # what waits to be written: a shard and its parts, a sequence in float32 and its parts
+    held, peaks = 2 * min(disk, SHARD_BYTES) + 4 * max(counts) * cell, dict[int, int]()
+
+    def check() -> None:
+        if peaks and room.memory is not None:
+            law = Law(peaks)
+            largest = law.largest(room.memory - held)
+            mend = f"--batch {largest} fits" if largest else "not even one frame fits: ask for a smaller --size"
+            check_memory(law.at(batch) + held, room, "encode", mend)
+
+    sequences[0][0].check()
+    for tried in sorted({1, 2, batch}):
+        if tried > batch:
+            break
+        check()
+        with memory.measured(device) as piece:
+            next(encoded(*sequences[0], tried), None)
+        if piece.peak is not None:
+            peaks[tried] = piece.peak
+    check()
+    law, seconds = Law(peaks), _seconds(sequences, encoded)
+    largest = law.largest(room.memory - held) if peaks and room.memory is not None else None
+    return Estimate(
+        "encode",
+        (Part("frames", sum(counts), seconds),),
+        law.at(batch) + held if peaks else None,
+        disk,
+        f"{sum(counts)} frames of moments {about.shape}",
+        f"--batch {largest}" if largest else "",
+    )
+
+
+def _seconds(sequences: list[tuple[Entry, Fraction]], encoded: Callable[..., Iterator[np.ndarray]]) -> float:
+    """Of a frame, reading included, over the first sequences."""
+    begin, frames = time.perf_counter(), 0
+    for entry, start in sequences:
+        entry.check()
+        for part in encoded(entry, start):
+            frames += len(part)
+            if time.perf_counter() - begin > TRIED:
+                return (time.perf_counter() - begin) / frames
+    return (time.perf_counter() - begin) / max(1, frames)
 
 
 def _starts(entry: Entry, fps: Fraction, phases: int) -> Iterator[Fraction]:

@@ -7,12 +7,15 @@ killed one goes on, and the number of processes does not matter.
 
 import json
 import os
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from rich.console import Console
 from rich.markup import escape
@@ -23,20 +26,25 @@ from drivesim.data.gather import Source, gather
 from drivesim.data.pairs import names as by_name
 from drivesim.errors import Mistake
 from drivesim.jobs import report
-from drivesim.jobs.processes import processes
+from drivesim.jobs.preflight import Estimate, Part, Room, check_disk, check_memory
+from drivesim.jobs.processes import Team, processes
 from drivesim.metrics import i3d, paired, protocols, published, videomae
 from drivesim.metrics.builtin import NAME as BUILTIN
 from drivesim.metrics.builtin import Builtin, BuiltinFrames
 from drivesim.metrics.drift import width_for
 from drivesim.metrics.features import Extractor
 from drivesim.metrics.inception import Inception
-from drivesim.metrics.measure import Cache, Ruler, measure, missing
+from drivesim.metrics.measure import BATCH_FRAMES, FRAMES, Cache, Item, Ruler, Wanted, measure, missing, prepared
+from drivesim.metrics.measure import clips as clips_of
 from drivesim.metrics.protocols import Protocol
 from drivesim.metrics.receipt import Receipt, Score, comparable, refuse_unlike
 from drivesim.metrics.score import collect, receipt_for, scores, too_few
 from drivesim.metrics.survey import Probes, Side, Tally, check_rates, survey
 from drivesim.report import terminal
+from drivesim.rollout import memory
 
+LONG = 20  # batches; what takes fewer is over before it has been foreseen
+READ = 3  # clips that are read to see how long one takes
 SHOWN = 8  # files of one reason that are named on the terminal
 FRAMES_IN_BATCH = {"cpu": 64, "cuda": 256, "mps": 64}
 
@@ -77,6 +85,7 @@ def run(
     device: str = "cpu",
     devices: int = 1,
     against: Path | None = None,
+    dry_run: bool = False,
 ) -> list[dict[str, Any]]:
     """Scores ``generated`` against ``real``; see ``data.gather`` for what each may be.
 
@@ -86,6 +95,7 @@ def run(
         json_file: the same list of scores in a file of the caller's choice.
         devices: processes, each with a device of the kind or, on a CPU, its share of the cores.
         against: a ``scores.json`` from before, to compare with.
+        dry_run: says what it will take, and stops before anything is measured or written.
 
     Returns:
         The scores, ``drivesim.score/1``, as plain values: FVD, KVD, FID.
@@ -101,8 +111,12 @@ def run(
         ruler = _ruler(protocol, settings, team.device)
         rulers = (ruler, replace(ruler, controls=False))
         console, names = Console(quiet=team.rank > 0), (real, generated)
-        places, sides, pairs = team.first(lambda: _surveyed(names, ruler, settings, folder, team.cores, console))
+        probes = Probes(folder, kept=not dry_run)
+        places, sides, pairs = team.first(lambda: _surveyed(names, ruler, settings, probes, team.cores, console))
         _refuse_rules(earlier, receipt_for(ruler, *sides), against)
+        team.first(lambda: _preflight(sides, rulers, folder, team, console, dry_run))
+        if dry_run:
+            return []
         failed: dict[str, str] = {}
         for name, side, own in zip(("real", "generated"), sides, rulers, strict=True):
             mine = replace(side, videos=side.videos[team.rank :: team.size])
@@ -130,7 +144,7 @@ def _surveyed(
     names: tuple[str | Path, str | Path],
     ruler: Ruler,
     settings: Settings,
-    folder: Path,
+    probes: Probes,
     readers: int,
     console: Console,
 ) -> tuple[tuple[list[Source], list[Source]], tuple[Side, Side], list[tuple[Source, Source]]]:
@@ -141,7 +155,7 @@ def _surveyed(
     """
     places = (gather(names[0]), gather(names[1]))
     pairs = _named_alike(names, places) if settings.pairs else []
-    sides = _survey(places, ruler.protocol, Probes(folder), readers, console)
+    sides = _survey(places, ruler.protocol, probes, readers, console)
     _check(sides, places, ruler, names)
     return places, sides, pairs
 
@@ -190,6 +204,77 @@ def _clip_network(protocol: Protocol, settings: Settings, device: torch.device) 
             raise Mistake("VideoMAE runs in float32 alone", where="--precision")
         return videomae.VideoMAE(settings.extractor, device, protocol.resize)
     return i3d.I3D(settings.extractor, device, protocol.resize, protocol.epsilon, settings.precision)
+
+
+# --- what it will take ------------------------------------------------------------------------------------------------
+
+
+def _preflight(
+    sides: tuple[Side, Side], rulers: Sequence[Ruler], folder: Path, team: Team, console: Console, dry_run: bool
+) -> None:
+    """Says what the pass will take, where it is long or where nothing else is asked for.
+
+    Raises:
+        Mistake: memory or disk do not suffice.
+    """
+    todo = [
+        [left for wanted in side.videos if (left := missing(wanted, Cache(folder, own))).clips]
+        for side, own in zip(sides, rulers, strict=True)
+    ]
+    clips = [sum(len(wanted.clips) for wanted in side) for side in todo]
+    ruler, room = rulers[0], Room.at(folder, team.device)
+    rows = sum(count * (len(own.words) - 2) for count, own in zip(clips, rulers, strict=True))  # through the network
+    if sum(clips) == 0 or (not dry_run and rows < LONG * ruler.batch):
+        if dry_run:
+            console.print("evaluate will take no time: all features are in the cache", highlight=False)
+        return
+    disk = 4 * (rows * ruler.clip.dim + sum(clips) * FRAMES * ruler.frame.dim)
+    check_disk(disk, room, folder, "name a --cache on another disk, or take fewer --clips")
+    with memory.measured(team.device) as piece:
+        reading, batch, frames = _tried([wanted for side in todo for wanted in side], ruler)
+    together = team.size if team.device.type == "cpu" else 1  # processes that share the memory
+    peak = None if piece.peak is None else piece.peak * together
+    fit = 0 if piece.peak is None or room.memory is None else room.memory // piece.peak
+    mend = f"--devices {fit} fits" if together > 1 and fit else "a --device with more memory"
+    check_memory(peak, room, "evaluate", mend)
+    networks = (
+        Part(f"batches of {ruler.clip.name}", rows / ruler.batch / team.size, batch),
+        Part("batches of single frames", sum(clips) * FRAMES / BATCH_FRAMES / team.size, frames),
+    )
+    read = Part("clips to read", sum(clips) / team.size, reading / team.cores)
+    if team.device.type != "cpu":  # readers and networks work side by side; on a CPU they share the cores
+        beside = sum(part.calls * part.seconds for part in networks)
+        read = replace(read, seconds=max(0.0, read.seconds - beside / read.calls))
+    fits = f"--devices {fit}" if together > 1 else ""
+    Estimate("evaluate", (*networks, read), peak, disk, f"features of {sum(clips)} clips", fits).show(room, console)
+
+
+def _tried(todo: list[Wanted], ruler: Ruler) -> tuple[float, float, float]:
+    """Seconds to read and prepare a clip, and of a batch of either network; of the first video that can be read."""
+    for wanted in todo:
+        begin, made = time.perf_counter(), list[Item]()
+        try:
+            for clip, frames in islice(clips_of(wanted, ruler.protocol), READ):
+                made.append(prepared(wanted, clip, frames, ruler))
+        except Mistake:
+            continue  # the pass leaves it out, and says why
+        reading = (time.perf_counter() - begin) / len(made)
+        whole, single = made[0].prepared, made[0].frames
+        assert whole is not None and single is not None
+        return (
+            reading,
+            _seconds(ruler.clip, np.repeat(whole[None], ruler.batch, axis=0)),
+            _seconds(ruler.frame, np.repeat(single[:1, None], BATCH_FRAMES, axis=0)),
+        )
+    return 0.0, 0.0, 0.0
+
+
+def _seconds(network: Extractor, batch: np.ndarray) -> float:
+    """Of a batch, the second one: the first also sets up."""
+    network(torch.from_numpy(batch))
+    begin = time.perf_counter()
+    network(torch.from_numpy(batch))
+    return time.perf_counter() - begin
 
 
 # --- the pass ---------------------------------------------------------------------------------------------------------

@@ -312,7 +312,7 @@ def _read(videos: list[Wanted], ruler: Ruler, readers: int, ahead: int) -> Itera
                     return
                 try:
                     for clip, frames in clips(wanted, ruler.protocol):
-                        put(_prepared(wanted, clip, frames, ruler))
+                        put(prepared(wanted, clip, frames, ruler))
                         if stop.is_set():
                             return
                 except Mistake as problem:
@@ -339,7 +339,8 @@ def _read(videos: list[Wanted], ruler: Ruler, readers: int, ahead: int) -> Itera
         stop.set()
 
 
-def _prepared(wanted: Wanted, clip: int, frames: np.ndarray, ruler: Ruler) -> Item:
+def prepared(wanted: Wanted, clip: int, frames: np.ndarray, ruler: Ruler) -> Item:
+    """A clip uint8 ``T H W 3`` as both networks take it."""
     chosen = np.linspace(0, len(frames) - 1, FRAMES).round().astype(int)
     return Item(wanted, clip, ruler.clip.prepare(frames), ruler.frame.prepare(frames[chosen]), drift.statistics(frames))
 

@@ -60,10 +60,14 @@ class Side:
 
 
 class Probes:
-    """What ``video.probe`` found, by content: a line a video, appended, so that it is never asked twice."""
+    """What ``video.probe`` found, by content: a line a video, appended, so that it is never asked twice.
 
-    def __init__(self, folder: Path):
-        self.file = folder / "videos.jsonl"
+    Args:
+        kept: False leaves the file as it is.
+    """
+
+    def __init__(self, folder: Path, kept: bool = True):
+        self.file, self.kept = folder / "videos.jsonl", kept
         self.known: dict[str, dict[str, Any]] = {}
         if self.file.is_file():
             for line in self.file.read_text(encoding="utf-8", errors="replace").splitlines():
@@ -89,7 +93,7 @@ class Probes:
         return info
 
     def keep(self) -> None:
-        if self.new:
+        if self.new and self.kept:
             self.file.parent.mkdir(parents=True, exist_ok=True)
             with open(self.file, "a", encoding="utf-8") as opened:
                 opened.write("\n".join(self.new) + "\n")

@@ -39,28 +39,28 @@ def test_index(calls: list) -> None:
 
 
 def test_encode(calls: list) -> None:
-    assert run("encode --size 128x256 idx --weights w --device cpu --fps 7.5 --phases 4") == 0
+    assert run("encode --size 128x256 idx --weights w --device cpu --fps 7.5 --phases 4 --batch 8 --dry-run") == 0
     given = (Path("idx"), Path("w"), Path("runs/latents"), Fraction(15, 2), (128, 256), "cpu")
-    assert calls == [(given, {"phases": 4, "precision": "32"})]
+    assert calls == [(given, {"phases": 4, "precision": "32", "batch": 8, "dry_run": True})]
 
 
 @pytest.mark.parametrize(
     "line",
     [
-        "train image c.yaml steps=3 net.width=[1,2] --seed 5 --resume --print-config --device cpu",
-        "train --seed 5 image --resume steps=3 --print-config c.yaml --device cpu net.width=[1,2]",
-        "train --device=cpu image steps=3 --seed=5 net.width=[1,2] --print-config c.yaml --resume",
+        "train image c.yaml steps=3 net.width=[1,2] --seed 5 --resume --print-config --device cpu --dry-run",
+        "train --seed 5 image --resume steps=3 --print-config c.yaml --dry-run --device cpu net.width=[1,2]",
+        "train --device=cpu image steps=3 --seed=5 --dry-run net.width=[1,2] --print-config c.yaml --resume",
     ],
 )
 def test_train_takes_options_in_any_order(calls: list, line: str) -> None:
     assert run(line) == 0
     overrides = ["steps=3", "net.width=[1,2]"]
-    assert calls == [(("image", Path("c.yaml"), overrides, Path("runs/image"), 5, "cpu", True, True), {})]
+    assert calls == [(("image", Path("c.yaml"), overrides, Path("runs/image"), 5, "cpu", True, True, True), {})]
 
 
 def test_train_without_a_file(calls: list) -> None:
     assert run("train autoencoder a=1 --device cpu --out o") == 0
-    assert calls == [(("autoencoder", None, ["a=1"], Path("o"), None, "cpu", False, False), {})]
+    assert calls == [(("autoencoder", None, ["a=1"], Path("o"), None, "cpu", False, False, False), {})]
 
 
 def test_generate(calls: list) -> None:
@@ -92,7 +92,7 @@ def test_evaluate(calls: list) -> None:
     assert run(f"{line} --protocol styleganv --against old.json --clips 64 --window 7.5 --precision bf16") == 0
     settings = {"protocol": "styleganv", "extractor": Path("i3d.pt"), "inception": None, "fps": 10, "clips": 64}
     settings |= {"controls": False, "window": Fraction(15, 2), "precision": "bf16", "cache": None, "pairs": False}
-    given = (Path("real"), Path("made"), None, Path("s.json"), settings, "cpu", 2, Path("old.json"))
+    given = (Path("real"), Path("made"), None, Path("s.json"), settings, "cpu", 2, Path("old.json"), False)
     assert calls == [(given, {})]
 
 
@@ -131,7 +131,7 @@ def test_the_jobs_take_what_the_command_gives() -> None:
     import importlib
     import inspect
 
-    wanted = {"index": 4, "encode": 6, "train": 8, "generate": 11, "evaluate": 8, "report": 1, "demo": 3, "doctor": 1}
+    wanted = {"index": 4, "encode": 6, "train": 9, "generate": 11, "evaluate": 9, "report": 1, "demo": 3, "doctor": 1}
     wanted |= {"weights": 3}
     for name, count in wanted.items():
         inspect.signature(importlib.import_module(f"drivesim.jobs.{name}").run).bind(*range(count))
