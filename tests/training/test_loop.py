@@ -15,12 +15,13 @@ from torch import Tensor
 from drivesim.errors import Interrupted, Mistake
 from drivesim.training.autoencoder import AutoencoderStage, latent_statistics
 from drivesim.training.callbacks import Progress
-from drivesim.training.diffusion import KeyframeStage
+from drivesim.training.decoder import DecoderStage
+from drivesim.training.diffusion import TemporalStage
 from drivesim.training.loop import Stage, latest, steps_in, train
 
 from .tiny import LOOP, Memory, loop, stage
 
-STAGES = ["autoencoder", "image", "keyframes"]
+STAGES = ["autoencoder", "image", "keyframes", "interpolation", "decoder"]
 
 
 def fit(name: str, out: Path, *, start: int = 0, repeat: bool = False, resume: bool = False, **more: Any) -> Stage:
@@ -50,14 +51,17 @@ def test_one_repeated_batch_makes_the_loss_fall(name: str, tmp_path: Path) -> No
     assert latest(tmp_path).name == "step-00000040.ckpt" and steps_in(latest(tmp_path)) == 40
 
 
-def test_temporal_layers_alone_change(tmp_path: Path) -> None:
-    before, made = stage("keyframes", LOOP), fit("keyframes", tmp_path, steps=3)
-    assert isinstance(before, KeyframeStage) and isinstance(made, KeyframeStage)
-    assert same(before.image.state_dict(), made.image.state_dict())
-    assert not same(before.temporal.state_dict(), made.temporal.state_dict())
-    assert not any(key.startswith("latents") for key in made.state_dict())
+@pytest.mark.parametrize("name", ["keyframes", "interpolation", "decoder"])
+def test_temporal_layers_alone_change(name: str, tmp_path: Path) -> None:
+    before, made = stage(name, LOOP), fit(name, tmp_path, steps=3)
+    for one in (before, made):
+        assert isinstance(one, TemporalStage | DecoderStage)
+    frozen = "image" if isinstance(made, TemporalStage) else "autoencoder"
+    assert same(getattr(before, frozen).state_dict(), getattr(made, frozen).state_dict())
+    assert not same(before.temporal.state_dict(), made.temporal.state_dict())  # type: ignore[operator, union-attr]
+    assert not any(key.startswith(("latents", "autoencoder")) for key in made.state_dict())
     held = [p for group in made.trainer.optimizers[0].param_groups for p in group["params"]]
-    assert {id(p) for p in held} == {id(p) for p in made.temporal.parameters()}
+    assert {id(p) for p in held} == {id(p) for p in made.temporal.parameters()}  # type: ignore[operator, union-attr]
 
 
 class Noted(AutoencoderStage):
@@ -107,12 +111,12 @@ def test_minutes_end_a_run(tmp_path: Path) -> None:
     assert steps_in(latest(tmp_path)) == made.steps_done and int(rows(tmp_path)[-1]["step"]) == made.steps_done
 
 
-@pytest.mark.parametrize("name", [*STAGES, "adversary"])
+@pytest.mark.parametrize("name", [*STAGES, "autoencoder adversary", "decoder adversary"])
 def test_resumed_is_uninterrupted(name: str, tmp_path: Path) -> None:
     """To the bit, averages and both optimisers included, and the curve. Seven is odd on purpose: see Checkpoints."""
     more: dict[str, Any] = {"steps": 14, "ema": 0.9, "checkpoint_every": 7}
-    if name == "adversary":
-        name, more = "autoencoder", {**more, "adversarial": 0.5, "adversarial_from": 3}
+    if name.endswith(" adversary"):
+        name, more = name.split()[0], {**more, "adversarial": 0.5, "adversarial_from": 3}
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     one = fit(name, whole, **more)
     assert sorted(file.name for file in (whole / "checkpoints").iterdir()) == [

@@ -1,0 +1,81 @@
+"""The decoder's temporal layers: they begin as the image decoder, an error that stands still is no flicker, and what the
+discriminator over space and time sees."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from drivesim.models.autoencoder import Autoencoder
+from drivesim.models.decoder import DecoderConfig, DecoderLayers, VideoDecoder
+from drivesim.models.discriminator import VideoPatchDiscriminator, adversarial_weight
+from drivesim.training.autoencoder import ReconstructionLoss
+from drivesim.training.decoder import DecoderStage, flicker
+
+from .tiny import AUTOENCODER, LOOP, Memory, stage
+
+
+def clips() -> Tensor:
+    memory = Memory("decoder", LOOP)
+    return torch.stack([memory[n]["video"] for n in range(2)])
+
+
+def test_training_begins_at_the_image_decoder() -> None:
+    made = stage("decoder", LOOP)
+    assert isinstance(made, DecoderStage)
+    made.shown = clips()
+    grid = made.pictures()
+    assert grid.shape == (6, 6, 32, 32, 3)
+    assert np.abs(grid[2:4].astype(int) - grid[4:]).max() <= 1 and not np.array_equal(grid[:2], grid[2:4])
+    for parameter in made.temporal.parameters():
+        parameter.data += 0.1
+    assert np.abs(made.pictures()[2:4].astype(int) - made.pictures()[4:]).max() > 1
+
+
+def test_flicker_is_error_that_changes() -> None:
+    x = clips()
+    assert float(flicker(x, x + 0.25)) == pytest.approx(0.0, abs=1e-6)
+    turns = torch.tensor([1.0, -1.0] * 3)[:, None, None, None]
+    assert float(flicker(x, x + 0.25 * turns)) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("config", [DecoderConfig(), DecoderConfig(last=True)])
+def test_the_adaptive_weight_has_a_gradient_to_compare(config: DecoderConfig) -> None:
+    """At the first step too, where the weight that it is measured at is zero."""
+    with torch.random.fork_rng(devices=[]):
+        autoencoder = Autoencoder(AUTOENCODER).requires_grad_(False)
+        layers = DecoderLayers(config, autoencoder)
+    x = clips()
+    y = VideoDecoder(autoencoder, layers).decode(torch.randn(2, 6, 4, 8, 8))
+    nll, g = F.l1_loss(y, x), -VideoPatchDiscriminator(8)(y).mean()
+    weight = float(adversarial_weight(nll, g, layers.last_weight))
+    of_nll, of_g = (torch.autograd.grad(z, layers.last_weight, retain_graph=True)[0].norm() for z in (nll, g))
+    assert of_nll > 0 and weight == pytest.approx(float(of_nll / (of_g + 1e-4)))
+
+
+def test_the_discriminator_strides_in_space_and_sees_neighbouring_frames() -> None:
+    critic, x = VideoPatchDiscriminator(8).eval(), torch.randn(1, 12, 3, 64, 128)
+    logits = critic(x)
+    assert logits.shape == (1, 12, 1, 6, 14)
+    other = x.clone()
+    other[:, 2] += 1
+    no_norms = [layer for layer in critic.layers if not isinstance(layer, torch.nn.GroupNorm)]
+    critic.layers = torch.nn.Sequential(*no_norms)  # those see the whole clip
+    moved = (critic(other) - critic(x)).abs().amax(dim=(0, 2, 3, 4))
+    assert torch.equal(moved > 1e-6, torch.arange(12) <= 2 + 5)
+
+
+def test_an_autoencoder_with_a_codebook_gets_its_layers_too() -> None:
+    with torch.random.fork_rng(devices=[]):
+        autoencoder = Autoencoder(replace(AUTOENCODER, regularizer="vq", codebook=64))
+        made = DecoderStage(autoencoder, DecoderConfig(), ReconstructionLoss(perceptual=0, adversarial=0), LOOP)
+    x = clips()
+    z = made._encoded(x)
+    y = VideoDecoder(made.autoencoder, made.temporal).decode(z)
+    (y - x).abs().mean().backward()
+    assert made.temporal.last_weight.grad is not None and made.temporal.last_weight.grad.abs().sum() > 0
+    assert made.autoencoder.quantize.embedding.weight.grad is None
+    torch.testing.assert_close(y, VideoDecoder(autoencoder).decode(z))
