@@ -327,6 +327,7 @@ def _generate_options(parser: Parser) -> None:
     _fps(parser, "frame rate of the video (default: the highest that models make)")
     parser.add_argument("--resume", action="store_true", help="go on where an interrupted run in --out stopped")
     parser.add_argument("--precision", choices=("32", "bf16"), default="bf16", help="of the networks (default bf16)")
+    _dry_run(parser)
     _out(parser, "runs/rollout")
     _device(parser)
 
@@ -349,6 +350,7 @@ def _generate(args: argparse.Namespace) -> None:
         settings=settings,
         precision=args.precision,
         keep_opening=args.keep_opening,
+        dry_run=args.dry_run,
     )
 
 

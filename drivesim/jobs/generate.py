@@ -12,6 +12,8 @@ from rich import print as say
 from drivesim import config
 from drivesim.errors import Mistake
 from drivesim.jobs import stack as stacks
+from drivesim.jobs.outlook import foresee
+from drivesim.jobs.preflight import Room
 from drivesim.rollout import scenario as scenarios
 from drivesim.rollout.engine import Rollout, prepare, roll
 from drivesim.rollout.journal import check_free
@@ -33,8 +35,9 @@ def run(
     settings: list[str] | None = None,
     precision: str = "bf16",
     keep_opening: bool = False,
+    dry_run: bool = False,
 ) -> list[Path]:
-    """Generates every scenario with every seed; returns the run folders.
+    """Generates every scenario with every seed; returns the run folders. Says before what that will take.
 
     Args:
         scenario: a scenario file, a folder of them (a sub-folder of ``out`` each), or None for the options alone.
@@ -45,9 +48,10 @@ def run(
         seeds: more than one make sub-folders ``seed-1``, ``seed-2``, ...
         settings: ``key.sub=value`` for ``RolloutConfig``.
         precision: ``bf16`` or ``32``, of the networks; latents between stages are float32 either way.
+        dry_run: stops once that is said, and writes nothing.
 
     Raises:
-        Mistake: anything of the above does not fit; nothing is written then.
+        Mistake: anything of the above does not fit, or memory or disk do not suffice; nothing is written then.
         Interrupted: asked to stop; ``resume`` goes on.
     """
     rollout_config = config.load(RolloutConfig, None, settings or [])
@@ -62,6 +66,11 @@ def run(
         for name, each in found.items()
         for seed in each.seeds
     ]
+    if left := [rollout for folder, rollout in planned if not (folder / "video.mp4").exists()]:
+        room = Room.at(out, stack.device)
+        foresee(left, out, room).show(room)
+    if dry_run:
+        return []
     done = []
     for folder, rollout in planned:
         title = folder.relative_to(out.parent).as_posix()

@@ -6,6 +6,7 @@ the size of a batch, through the peaks of the sizes that were tried.
 
 import math
 import shutil
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -132,6 +133,13 @@ def check_disk(need: int, room: Room, where: object, mend: str) -> None:
     """
     if need > room.disk:
         raise Mistake(f"needs about {size(need)} of disk, {size(room.disk)} is free", where=where, mend=mend)
+
+
+def now(device: torch.device) -> float:
+    """Seconds of a clock, once ``device`` has done what it was told to."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
 
 
 def size(count: float) -> str:

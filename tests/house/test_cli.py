@@ -79,6 +79,8 @@ def test_generate(calls: list) -> None:
         "resume": False,
         "settings": ["fill=hold"],
         "precision": "bf16",
+        "keep_opening": False,
+        "dry_run": False,
     }
 
 
@@ -139,9 +141,8 @@ def test_the_jobs_take_what_the_command_gives() -> None:
     compare = inspect.signature(importlib.import_module("drivesim.jobs.compare").run)
     assert list(compare.parameters) == "a b out pairs seconds size fps seed conditioned".split()
     generate = inspect.signature(importlib.import_module("drivesim.jobs.generate").run)
-    assert set(generate.parameters) == set(
-        "scenario weights out opening minutes seeds size fps device resume settings precision".split()
-    )
+    words = "scenario weights out opening minutes seeds size fps device resume settings precision"
+    assert set(generate.parameters) == set(f"{words} keep_opening dry_run".split())
 
 
 @pytest.mark.parametrize(
