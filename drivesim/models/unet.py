@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from drivesim.models.blocks import Downsample, Resnet, TimeEmbedding, TransformerBlock, Upsample, sinusoid
+from drivesim.models.blocks import Downsample, Resnet, TimeEmbedding, TransformerBlock, Upsample, sinusoid, zero
 
 After = Callable[[str, Tensor], Tensor]
 Joined = Literal["low", "context", "mask"]
@@ -42,7 +42,9 @@ class UNetConfig:
         everywhere, but diffusers runs SVD, which was trained so, with 1e-6 in these.
     patch: side of the squares of pixels that are folded into channels before the first convolution and unfolded behind
         the last, as in the autoencoder; 1, the paper's, for none. It makes pixel-space models cheap: level 0 then has
-        the resolution of the squares. ``in_channels`` and ``out_channels`` are those of a pixel.
+        the resolution of the squares. ``in_channels`` and ``out_channels`` are those of a pixel. A square holds more
+        numbers than a narrow first level has channels, and noise cannot be squeezed; so each pixel also goes around all
+        levels, to the output, by a matrix that the time embedding gives.
     """
 
     channels: tuple[int, ...] = (224, 448, 448, 672, 896)
@@ -227,6 +229,9 @@ class UNet(nn.Module):
                 stage.upsamplers = nn.ModuleList([Upsample(b)])
             self.up_blocks.append(stage)
             a = b
+        if config.patch > 1:
+            self.around = nn.Linear(emb, config.out_channels * config.in_channels)
+            zero(self.around)
         self.conv_norm_out = nn.GroupNorm(config.groups, widths[0], eps=1e-5)
         self.conv_out = nn.Conv2d(widths[0], config.out_channels * config.patch**2, 3, padding=1)
 
@@ -255,7 +260,12 @@ class UNet(nn.Module):
         low_level: Tensor | None = None,
     ) -> Tensor:
         c = Call(self.embed(noise, pooled, low_level), tokens, mask, after)
+        entered = x
         x = self.conv_in(self.fold(x))
+        if self.config.patch > 1 and not torch.is_grad_enabled():
+            # Faster on CPU for large maps of few channels. Not for training: torch 2.13's backward pass of the temporal
+            # convolutions crashes on small maps that are laid out so.
+            x = x.contiguous(memory_format=torch.channels_last)
         skips = [x]
         for i, stage in enumerate(cast(Iterable[Stage], self.down_blocks)):
             for j in range(len(stage.resnets)):
@@ -270,7 +280,18 @@ class UNet(nn.Module):
                 x = stage.step(j, torch.cat([x, skips.pop()], dim=1), c, f"up_blocks.{i}")
             for up in getattr(stage, "upsamplers", ()):
                 x = up(x, skips[-1].shape[-2:])
-        return self.unfold(self.conv_out(F.silu(self.conv_norm_out(x))))
+        x = self.unfold(self.conv_out(F.silu(self.conv_norm_out(x))))
+        return x if self.config.patch == 1 else x + self._around(entered, c.emb)
+
+    def _around(self, entered: Tensor, emb: Tensor) -> Tensor:
+        """What every pixel ``n i h w`` adds to the output ``n o h w`` by itself.
+
+        The target v, for one, is a sum of the noisy pixel and of the clean one, each times a number that depends on the
+        level alone.
+        """
+        mixed = rearrange(self.around(F.silu(emb)), "n (o i) -> n o i", i=entered.shape[1])
+        pixels = mixed @ rearrange(entered, "n i h w -> n i (h w)").to(mixed.dtype)
+        return rearrange(pixels, "n o (h w) -> n o h w", h=entered.shape[-2])
 
     def sites(self) -> Iterator[Site]:
         """Every place for a temporal layer, in the order of the forward pass. Level 0 is that of the first

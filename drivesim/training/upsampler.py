@@ -1,8 +1,8 @@
 """Stages ``upsampler`` and ``upsampler-temporal`` [§3.4, H.1]: 4x diffusion in pixel space, told the low-resolution
 frames and how much noise they have; first on single frames, then with temporal layers alone trained.
 
-Both learn on parts of frames, and are run on whole ones: nothing in them depends on the size. The low-resolution part is
-made from the high one, by the mean over squares of pixels.
+Both learn on parts of frames, and are run on whole ones: nothing in them depends on the size. The low-resolution part
+is made from the high one, by the mean over squares of pixels.
 """
 
 from dataclasses import dataclass
@@ -82,8 +82,8 @@ class UpsamplerStage(ImageStage):
 
     @torch.no_grad()
     def pictures(self) -> np.ndarray:
-        """Low-resolution frames, bicubically enlarged, above; sampled ones, with a fifth of the most noise that training
-        puts on the low frames, in the middle; real ones below."""
+        """Low-resolution frames, bicubically enlarged, above; sampled ones in the middle, from low-resolution frames
+        with a fifth of the most noise that training puts on them; real ones below."""
         assert self.shown is not None
         high = self.shown["video"]
         low = reduced(high, self.low.factor)
@@ -94,7 +94,7 @@ class UpsamplerStage(ImageStage):
 
 
 class UpsamplerTemporalStage(UpsamplerStage):
-    """The image upsampler frozen, its temporal layers trained on consecutive frames, from the same batches with T > 1."""
+    """The image upsampler frozen, its temporal layers trained on consecutive frames: the same batches, with T > 1."""
 
     def __init__(
         self,

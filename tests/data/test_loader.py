@@ -248,3 +248,28 @@ def test_encode_is_the_autoencoder_frame_by_frame(indexed: Path, tmp_path: Path)
     with pytest.raises(Mistake, match="no such weight file"):
         encode.run(indexed, tmp_path, tmp_path / "other", Fraction(15, 2), (16, 32), "cpu")
     assert not (tmp_path / "other").exists()
+
+
+def test_a_crop_is_a_part_of_the_whole_at_a_place_of_its_own(indexed: Path) -> None:
+    """A function of (seed, sample): the same in any batch and after a restart, and for all frames of a window."""
+    whole = {int(n): v for b in data(indexed).train_dataloader() for n, v in zip(b["sample"], b["video"], strict=True)}
+    cropped = list(data(indexed, crop=(24, 40)).train_dataloader())
+    places = set()
+    for batch in cropped:
+        for sample, video in zip(batch["sample"].tolist(), batch["video"], strict=True):
+            top, left = Order(5, 1).place(sample, 64 - 24, 128 - 40)
+            assert torch.equal(video, whole[sample][..., top : top + 24, left : left + 40])
+            places.add((top, left))
+    assert len(places) > 20
+    other = list(data(indexed, crop=(24, 40), batch=6, start_step=2, steps=4).train_dataloader())
+    assert torch.equal(other[0]["video"], torch.cat([cropped[4]["video"], cropped[5]["video"]]))
+    again = Order(6, 1)
+    assert [again.place(n, 40, 88) for n in range(4)] != [Order(5, 1).place(n, 40, 88) for n in range(4)]
+    drawn = [Order(5, 1).place(n, 2, 0) for n in range(60)]
+    assert {top for top, _ in drawn} == {0, 1, 2} and {left for _, left in drawn} == {0}
+
+
+def test_a_crop_that_is_no_part_is_a_mistake(indexed: Path) -> None:
+    for crop in ((65, 40), (24, 129), (0, 40)):
+        with pytest.raises(Mistake, match="is no part of 64x128"):
+            data(indexed, crop=crop)

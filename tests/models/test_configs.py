@@ -28,6 +28,7 @@ FILES = [file for folder in PAPER for file in sorted((CONFIGS / folder).glob("*.
 IMAGE = {
     "driving/keyframes": "driving/image",
     "driving/interpolation": "driving/image",
+    "driving/upsampler-temporal": "driving/upsampler",
     "bike/keyframes": "bike/image",
     "bike/interpolation": "bike/image",
     "text/keyframes-sd1": "text/image-sd1",

@@ -67,6 +67,7 @@ class UpsamplerRun:
             what = f"low_levels {self.low_levels} is an index of the schedule, and the model has a row for each"
             mend = f"a discrete schedule of more steps, and model.classes={self.low_levels + 1} or more"
             raise Mistake(what, where="low_levels", mend=mend)
+        LowConfig(self.factor, self.low_levels)  # what it refuses is refused here
         _check(self.size, self.crop, self.factor, own.patch)
         _rate(self.fps)
 
