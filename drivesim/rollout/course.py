@@ -129,7 +129,7 @@ def _size(stack: Stack, scenario: Scenario) -> tuple[int, int]:
 def _windows(stack: Stack, settings: RolloutConfig, size: tuple[int, int]) -> Pieces:
     model, own = stack.upsampler, settings.upsample
     assert model is not None  # a size beyond the decoder's is the upsampler's
-    if own.noise > model.levels:
+    if (own.noise or 0) > model.levels:
         what = f"noise {own.noise}; these weights learned from at most {model.levels}"
         raise Mistake(what, where="upsample", mend=f"upsample.noise={model.levels}")
     for name, sides in (("tile", own.tile or ()), ("tile_overlap", (own.tile_overlap,) if own.tile else ())):
