@@ -4,6 +4,7 @@ They are the real steps: Lightning's loop, the optimisers, the average, the prec
 pictures. Nothing is written, and torch's random state is left as it was.
 """
 
+import gc
 import io
 import time
 from collections.abc import Iterator
@@ -52,6 +53,9 @@ def attempt(stage: Stage, dataset: Dataset[Any], samples: range, device: str, at
             stage, device, [*averaging(stage), watch], logger=False, enable_checkpointing=False, plugins=[scales]
         )
         trainer.fit(stage, train_dataloaders=loader)
+    stage.trainer = None  # with it go the optimisers and the average, which hold each other
+    del trainer, loader
+    gc.collect()
     return Trial(watch.step, watch.checkpoint, watch.pictures, scales.bytes)
 
 

@@ -1,0 +1,123 @@
+"""How far the preflight is from what is then measured:
+
+    python tools/preflight_accuracy.py --work runs/preflight
+
+Trains every stage of ``configs/tiny`` for two steps on a small world, so that all weights are there, and then foretells
+and runs three settings: a training at two sizes of the batch, and a rollout through all stages. Each time in a process
+of its own; the real runs are without a preflight, so that it cannot help. A table in Markdown comes out: what was
+foretold, what was measured (``run.json``'s seconds and peak), and their ratio.
+"""
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+from fractions import Fraction
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from drivesim import config, weights
+from drivesim.jobs import encode, generate, index, train
+from drivesim.jobs.preflight import Estimate, size
+
+CONFIGS = Path(__file__).resolve().parents[1] / "configs" / "tiny"
+HIGH, LOW = (256, 512), (64, 128)
+WORLD = {"name": "small", "kind": "world", "clips": 12, "seconds": 6.5, "fps": 30, "size": list(HIGH), "val": 0.0}
+SETTINGS = {"train image, batch 4": 4, "train image, batch 24": 24, "generate": 0}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, default=Path("runs/preflight"))
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--steps", type=int, default=120, help="of each training (default 120)")
+    parser.add_argument("--minutes", type=float, default=0.25, help="of the rollout (default 0.25)")
+    parser.add_argument("--one", choices=SETTINGS, help=argparse.SUPPRESS)
+    parser.add_argument("--dry", action="store_true", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.one:
+        print(json.dumps(_dry(args) if args.dry else _real(args)))
+        return
+    _stack(args.work, args.device)
+    print("| setting | time foretold | measured | ratio | peak foretold | measured | ratio |")
+    print("|---|---:|---:|---:|---:|---:|---:|")
+    for name in SETTINGS:
+        said, found = (_process(args, name, *words) for words in (["--dry"], []))
+        cells = [f"{said['seconds']:.1f} s", f"{found['seconds']:.1f} s", _ratio(said["seconds"], found["seconds"])]
+        cells += [size(said["peak"]), size(found["peak"]), _ratio(said["peak"], found["peak"])]
+        print(f"| {name} | {' | '.join(cells)} |", flush=True)
+
+
+def _process(args: argparse.Namespace, name: str, *words: str) -> dict[str, float]:
+    given = [f"--{key}={getattr(args, key)}" for key in ("work", "device", "steps", "minutes")]
+    command = [sys.executable, __file__, *given, "--one", name, *words]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def _ratio(said: float, found: float) -> str:
+    return f"{said / found:.2f}"
+
+
+def _run(args: argparse.Namespace, out: Path, dry_run: bool) -> None:
+    if args.one == "generate":
+        given: dict[str, Any] = {"minutes": args.minutes, "seeds": [1], "settings": ["upsample.noise=50"]}
+        generate.run(None, args.work / "weights", out, device=args.device, dry_run=dry_run, **given)
+        return
+    words = [f"loop.steps={args.steps}", f"loop.batch={SETTINGS[args.one]}", *_parents(args.work, "image")]
+    train.run("image", CONFIGS / "image.yaml", words, out, 0, args.device, dry_run=dry_run)
+
+
+def _dry(args: argparse.Namespace) -> dict[str, Any]:
+    seen: list[Estimate] = []
+    Estimate.show = lambda self, room, console=None: seen.append(self)  # type: ignore[method-assign]
+    _run(args, args.work / "nowhere", True)
+    return {"seconds": seen[0].seconds, "peak": seen[0].peak}
+
+
+def _real(args: argparse.Namespace) -> dict[str, Any]:
+    nothing: Any = lambda *args: SimpleNamespace(show=lambda room: None)  # noqa: E731
+    train.rehearse = generate.foresee = nothing
+    out = args.work / "real" / args.one.replace(" ", "-").replace(",", "")
+    shutil.rmtree(out, ignore_errors=True)
+    _run(args, out, False)
+    kept = json.loads((out / "run.json").read_text())
+    return {"seconds": sum(kept["seconds"].values()), "peak": kept["peak_bytes"]}
+
+
+def _stack(work: Path, device: str) -> None:
+    """All weights of the cascade in ``work/weights``, as far as they are not there."""
+    (work / "weights").mkdir(parents=True, exist_ok=True)
+    if not (work / "world").is_dir():
+        weights.write_atomic(work / "world.yaml", config.to_yaml(WORLD).encode())
+        index.run(work / "world.yaml", work / "world", seed=7)
+    for stage in train.STAGES:
+        kept = work / "weights" / f"{stage}.safetensors"
+        if kept.is_file():
+            continue
+        if stage == "image":
+            for name, fps in (("slow", Fraction(15, 8)), ("fast", Fraction(30))):
+                encode.run(work / "world", work / "weights", work / name, fps, LOW, device)
+        words = ["loop.steps=2", "loop.batch=2", *_parents(work, stage)]
+        file = train.run(stage, CONFIGS / f"{stage}.yaml", words, work / stage, 0, device)
+        weights.write_atomic(kept, file.read_bytes())
+
+
+def _parents(work: Path, stage: str) -> list[str]:
+    held = {name: f"{name}={work / 'weights' / name}.safetensors" for name in ("autoencoder", "image", "upsampler")}
+    slow, fast, world = f"cache={work / 'slow'}", f"cache={work / 'fast'}", f"index={work / 'world'}"
+    return {
+        "autoencoder": [world],
+        "image": [slow, held["autoencoder"]],
+        "keyframes": [slow, held["image"]],
+        "interpolation": [fast, held["image"]],
+        "decoder": [world, held["autoencoder"]],
+        "upsampler": [world],
+        "upsampler-temporal": [world, held["upsampler"]],
+    }[stage]
+
+
+if __name__ == "__main__":
+    main()
