@@ -61,7 +61,9 @@ class DecoderStage(ReconstructionStage):
     def _encoded(self, x: Tensor) -> Tensor:
         flat = rearrange(x, "b t c h w -> (b t) c h w")
         mean, _ = split_moments(self.autoencoder.to(x.device).encode(flat))
-        return rearrange(mean, "(b t) c h w -> b t c h w", t=x.shape[1])
+        # Clips are read with their channels last, which convolutions keep; torch 2.13 on a CPU crashes on the way back
+        # through a group norm there whose input needs no gradient, as that of the first temporal layer.
+        return rearrange(mean, "(b t) c h w -> b t c h w", t=x.shape[1]).contiguous()
 
     @torch.no_grad()
     def pictures(self) -> np.ndarray:

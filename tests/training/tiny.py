@@ -50,7 +50,8 @@ class Memory(pl.LightningDataModule):
         if self.stage == "autoencoder":
             content = {"video": normal(("video", sample), (1, 3, 32, 32)).tanh()}
         elif self.stage == "decoder":
-            content = {"video": F.interpolate(normal(("video", sample), (6, 3, 4, 4)).tanh(), scale_factor=8)}
+            clip = F.interpolate(normal(("video", sample), (6, 3, 4, 4)).tanh(), scale_factor=8)
+            content = {"video": clip.contiguous(memory_format=torch.channels_last)}  # as it is read
         else:
             fps = torch.tensor(7.5 if sample % 2 else 30.0)
             content = {"moments": normal(("moments", sample), (FRAMES[self.stage], 8, 4, 8)), "fps": fps}
