@@ -63,8 +63,8 @@ def _ratio(said: float, found: float) -> str:
 
 def _run(args: argparse.Namespace, out: Path, dry_run: bool) -> None:
     if args.one == "generate":
-        given: dict[str, Any] = {"minutes": args.minutes, "seeds": [1], "settings": ["upsample.noise=50"]}
-        generate.run(None, args.work / "weights", out, device=args.device, dry_run=dry_run, **given)
+        weights_folder, length = args.work / "weights", args.minutes
+        generate.run(None, weights_folder, out, minutes=length, seeds=[1], device=args.device, dry_run=dry_run)
         return
     words = [f"loop.steps={args.steps}", f"loop.batch={SETTINGS[args.one]}", *_parents(args.work, "image")]
     train.run("image", CONFIGS / "image.yaml", words, out, 0, args.device, dry_run=dry_run)

@@ -18,6 +18,7 @@ from lightning_fabric.plugins.io import CheckpointIO
 from pytorch_lightning.callbacks import Callback
 from torch.utils.data import DataLoader, Dataset
 
+from drivesim.errors import Interrupted
 from drivesim.training.loop import Stage, averaging, quiet, trainer_for
 
 WARM = 2  # steps that come first and are slower: kernels are chosen, optimisers set up
@@ -43,6 +44,9 @@ def attempt(stage: Stage, dataset: Dataset[Any], samples: range, device: str, at
         dataset: gives the items; one batch of the numbers ``samples`` is read for every step.
         at: the step of the training that the tried ones stand for.
         timed: False takes as many steps as the memory's peak needs, and no pictures.
+
+    Raises:
+        Interrupted: Ctrl-C.
     """
     watch = _Watch(at, LEAST if timed else 0, timed)
     scales = _Scales()
@@ -52,7 +56,10 @@ def attempt(stage: Stage, dataset: Dataset[Any], samples: range, device: str, at
         trainer = trainer_for(
             stage, device, [*averaging(stage), watch], logger=False, enable_checkpointing=False, plugins=[scales]
         )
-        trainer.fit(stage, train_dataloaders=loader)
+        try:
+            trainer.fit(stage, train_dataloaders=loader)
+        except SystemExit:  # Lightning's answer to Ctrl-C
+            raise Interrupted("nothing has begun yet") from None
     stage.trainer = None  # with it go the optimisers and the average, which hold each other
     del trainer, loader
     gc.collect()

@@ -1,6 +1,7 @@
 """What long commands say before they start: the sums, the line of the memory, what does not fit, and that nothing is
 left behind: neither files nor a changed training."""
 
+import signal
 from collections.abc import Iterator
 from dataclasses import replace
 from fractions import Fraction
@@ -11,10 +12,11 @@ import pytest
 import torch
 
 from drivesim import weights
-from drivesim.errors import Mistake
+from drivesim.errors import Interrupted, Mistake
 from drivesim.jobs import encode, evaluate, index, preflight, rehearsal, train
 from drivesim.jobs.preflight import GIB, MIB, Estimate, Law, Part, Room, check_disk, check_memory, duration
 from drivesim.rollout import memory
+from drivesim.training.autoencoder import AutoencoderStage
 
 CPU = torch.device("cpu")
 FPS, SIZE = Fraction(15, 8), (32, 64)
@@ -180,6 +182,22 @@ def test_the_size_of_a_checkpoint_is_that_of_the_file(
     stored = sum(file.stat().st_size for file in (tmp_path / "weights").iterdir())
     assert len(files) == 3 and seen[0].disk == pytest.approx(3 * max(files) + stored, rel=0.1)
     assert seen[0].peak is None or seen[0].peak > 50 * MIB
+
+
+def test_ctrl_c_while_it_is_tried(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: dict[str, int | None]
+) -> None:
+    def pressed(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(AutoencoderStage, "training_step", pressed)
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        with pytest.raises(Interrupted, match="nothing has begun yet"):
+            trained(world, tmp_path / "out")
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert not (tmp_path / "out").exists()
 
 
 def test_too_little_disk_is_told_first(world: Path, tmp_path: Path, room: dict[str, int | None]) -> None:
