@@ -70,7 +70,9 @@ class DecoderLayers(nn.Module):
         """Of the convolution that is the last on the way to the pixels: behind it everything is the image decoder's."""
         if self.config.last:
             return self.time_conv_out.weight
-        return self.get_submodule(self.last_site).temporal_res_block.conv2.weight
+        site = self.get_submodule(self.last_site)
+        assert isinstance(site, ResnetSite)
+        return site.temporal_res_block.conv2.weight
 
 
 class VideoDecoder(nn.Module):

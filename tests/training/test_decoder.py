@@ -1,5 +1,5 @@
-"""The decoder's temporal layers: they begin as the image decoder, an error that stands still is no flicker, and what the
-discriminator over space and time sees."""
+"""The decoder's temporal layers: they begin as the image decoder, an error that stands still is no flicker, and what
+the discriminator over space and time sees."""
 
 from dataclasses import replace
 

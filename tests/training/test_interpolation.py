@@ -86,7 +86,7 @@ def test_the_rate_makes_a_difference_once_trained() -> None:
         condition, _ = trained._condition({**found, "fps": torch.tensor([fps])}, z, [0])
         with torch.no_grad():
             outs.append(trained.network(z, torch.full((1, 5), 400.0), condition))
-    assert not torch.allclose(*outs, atol=1e-4)
+    assert not torch.allclose(outs[0], outs[1], atol=1e-4)
 
 
 def test_pictures_keep_the_real_ends() -> None:
