@@ -22,7 +22,7 @@ from drivesim.errors import Interrupted
 from drivesim.training.loop import Stage, averaging, quiet, trainer_for
 
 WARM = 2  # steps that come first and are slower: kernels are chosen, optimisers set up
-LEAST, MOST = 2, 20
+LEAST, MOST = 3, 20
 SECONDS = 1.0  # after which no more steps are tried
 
 
