@@ -24,6 +24,7 @@ fps: 15/8
 size: [32, 64]
 val: 0.4
 """
+AT_30 = "\n".join(["name: micro-30", "kind: world", "clips: 2", "seconds: 1", "fps: 30", "size: [32, 64]", "val: 0.0"])
 STEPS = 3
 LOOP = [f"loop.steps={STEPS}", "loop.batch=2", "loop.ema=0.5", "loop.precision=32-true"]
 SETTINGS: dict[str, list[str]] = {
@@ -36,6 +37,20 @@ SETTINGS: dict[str, list[str]] = {
         *("model.cross=8", "model.groups=4", "schedule.target=v", "schedule.betas=cosine"),
     ],
     "keyframes": ["temporal.frames=4", "temporal.depth=1", "temporal.head_channels=8", "temporal.context_channels=8"],
+    "interpolation": [
+        *("temporal.frames=5", "temporal.depth=1", "temporal.head_channels=8", "temporal.context_channels=8"),
+        *("temporal.cross=8", "temporal.told=[rate]"),
+    ],
+    "decoder": ["loss.adversarial_from=1", "loss.width=8", "loss.perceptual=0"],
+}
+
+
+PARENTS: dict[str, list[str]] = {
+    "autoencoder": [],
+    "image": ["autoencoder"],
+    "keyframes": ["autoencoder", "image"],
+    "interpolation": ["autoencoder", "image"],
+    "decoder": ["autoencoder"],
 }
 
 
@@ -51,6 +66,8 @@ class Chain:
     autoencoder: Path
     image: Path
     keyframes: Path
+    interpolation: Path
+    decoder: Path
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +79,12 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Chain:
     encode.run(out / "world", autoencoder, out / "cache", FPS, SIZE)
     image = trained("image", out, f"cache={out / 'cache'}", f"autoencoder={autoencoder}")
     keyframes = trained("keyframes", out, f"cache={out / 'cache'}", f"image={image}")
-    return Chain(out, autoencoder, image, keyframes)
+    (out / "world-30.yaml").write_text(AT_30)
+    index.run(out / "world-30.yaml", out / "world-30", seed=7)
+    encode.run(out / "world-30", autoencoder, out / "cache-30", Fraction(30), SIZE)
+    interpolation = trained("interpolation", out, f"cache={out / 'cache-30'}", f"image={image}")
+    decoder = trained("decoder", out, f"index={out / 'world-30'}", f"autoencoder={autoencoder}")
+    return Chain(out, autoencoder, image, keyframes, interpolation, decoder)
 
 
 @pytest.fixture
@@ -72,7 +94,7 @@ def folder(chain: Chain, tmp_path: Path) -> Path:
 
 
 def test_training_leaves_a_whole_run(chain: Chain) -> None:
-    for stage, parents in (("autoencoder", []), ("image", ["autoencoder"]), ("keyframes", ["autoencoder", "image"])):
+    for stage, parents in PARENTS.items():
         run = chain.out / stage
         kept = json.loads((run / "run.json").read_text())
         file = run / "weights" / f"{stage}.safetensors"
@@ -82,7 +104,12 @@ def test_training_leaves_a_whole_run(chain: Chain) -> None:
         assert header.size == SIZE and header.train["steps"] == STEPS and header.ema == 0.5
         assert header.parents == {s: weights.sha256(run / "weights" / f"{s}.safetensors") for s in parents}
         assert (run / "metrics.csv").is_file() and (run / "config.yaml").is_file()
-    assert weights.header(chain.keyframes).frames == 4 and weights.header(chain.keyframes).fps == "15/8"
+    for file, frames, fps in ((chain.keyframes, 4, "15/8"), (chain.interpolation, 5, "30"), (chain.decoder, 6, "30")):
+        assert weights.header(file).frames == frames and weights.header(file).fps == fps
+        assert weights.header(file).latent == weights.header(chain.autoencoder).latent
+    of_keyframes, of_interpolation = (weights.header(file) for file in (chain.keyframes, chain.interpolation))
+    assert of_interpolation.interface == of_keyframes.interface and of_interpolation.schedule == of_keyframes.schedule
+    assert of_interpolation.config["rates"] == [7.5, 30.0] and of_interpolation.config["told"] == ["rate"]
     assert LatentCache.open(chain.out / "cache").about.autoencoder == weights.sha256(chain.autoencoder)
 
 
@@ -122,7 +149,15 @@ def test_weights_of_another_stage(chain: Chain, folder: Path, tmp_path: Path) ->
         trained("image", tmp_path, f"cache={chain.out / 'cache'}", f"autoencoder={chain.image}")
     with pytest.raises(Mistake, match="weights of stage 'image', not 'autoencoder'"):
         encode.run(chain.out / "world", chain.image, tmp_path / "cache", FPS, SIZE)
-    assert not (tmp_path / "image").exists() and not (tmp_path / "cache").exists()
+    for stage, parent, wrong in (
+        ("decoder", "autoencoder", chain.image),
+        ("interpolation", "image", chain.autoencoder),
+        ("interpolation", "image", chain.keyframes),
+    ):
+        data = f"index={chain.out / 'world-30'}" if stage == "decoder" else f"cache={chain.out / 'cache-30'}"
+        with pytest.raises(Mistake, match=f"weights of stage '{wrong.stem}', not '{parent}'"):
+            trained(stage, tmp_path, data, f"{parent}={wrong}")
+    assert not any((tmp_path / name).exists() for name in ("image", "cache", "decoder", "interpolation"))
 
 
 def test_missing_weights(chain: Chain, folder: Path, tmp_path: Path) -> None:
@@ -133,8 +168,15 @@ def test_missing_weights(chain: Chain, folder: Path, tmp_path: Path) -> None:
         generate.run(None, tmp_path / "nowhere", tmp_path / "run", minutes=0.1)
     with pytest.raises(Mistake, match="no such weight file"):
         trained("keyframes", tmp_path, f"cache={chain.out / 'cache'}", f"image={tmp_path / 'no.safetensors'}")
-    with pytest.raises(Mistake, match="'image' is not set"):
-        trained("keyframes", tmp_path, f"cache={chain.out / 'cache'}")
+    for stage in ("keyframes", "interpolation"):
+        with pytest.raises(Mistake, match="'image' is not set"):
+            trained(stage, tmp_path, f"cache={chain.out / 'cache'}")
+        with pytest.raises(Mistake, match="'cache' is not set"):
+            trained(stage, tmp_path, f"image={chain.image}")
+    with pytest.raises(Mistake, match="'autoencoder' is not set"):
+        trained("decoder", tmp_path, f"index={chain.out / 'world-30'}")
+    with pytest.raises(Mistake, match="'index' is not set"):
+        trained("decoder", tmp_path, f"autoencoder={chain.autoencoder}")
     assert not (tmp_path / "run").exists() and not (tmp_path / "keyframes").exists()
 
 
@@ -145,8 +187,13 @@ def test_a_parent_that_does_not_match(chain: Chain, folder: Path, tmp_path: Path
         stack.load(folder)
     with pytest.raises(Mistake, match="not the autoencoder that the image model was trained on"):
         trained("keyframes", tmp_path, f"cache={chain.out / 'cache'}", f"image={folder / 'image.safetensors'}")
+    with pytest.raises(Mistake, match="not the autoencoder that the image model was trained on"):
+        trained("interpolation", tmp_path, f"cache={chain.out / 'cache-30'}", f"image={folder / 'image.safetensors'}")
     with pytest.raises(Mistake, match="holds latents of another autoencoder"):
         trained("image", tmp_path, f"cache={chain.out / 'cache'}", f"autoencoder={other}")
+    encode.run(chain.out / "world-30", other, tmp_path / "cache-30", Fraction(30), SIZE)
+    with pytest.raises(Mistake, match="holds latents of another autoencoder"):
+        trained("interpolation", tmp_path, f"cache={tmp_path / 'cache-30'}", f"image={chain.image}")
 
 
 def test_folders_that_are_taken(chain: Chain, tmp_path: Path) -> None:
@@ -175,6 +222,39 @@ def test_wrong_settings(chain: Chain, tmp_path: Path) -> None:
         trained("keyframes", tmp_path, *more)
     with pytest.raises(Mistake, match="does not divide"):
         encode.run(chain.out / "world", chain.autoencoder, tmp_path / "cache", FPS, (30, 64))
+    interpolation = [f"cache={chain.out / 'cache-30'}", f"image={chain.image}"]
+    for setting, said in (
+        ("temporal.frames=4", "both ends and three between, not 4"),
+        ("temporal.told=[]", "several must be told apart"),
+        ("temporal.rates=[]", "needs rates > 0"),
+        ("ends.drop=1.0", "0 <= drop < 1"),
+        ("temporal.rates=[7.5, 20.0]", "no whole multiple of 20"),
+    ):
+        with pytest.raises(Mistake, match=said):
+            trained("interpolation", tmp_path, *interpolation, setting)
+    decoder = [f"index={chain.out / 'world-30'}", f"autoencoder={chain.autoencoder}"]
+    for setting, said in (
+        ("size=[30,64]", "does not divide by f = 4"),
+        ("fps=0", "fps > 0"),
+        ("decoder.frames=1", "frames >= 2"),
+        ("decoder.frames=31", "no clip gives 31 frames at 30 fps"),
+    ):
+        with pytest.raises(Mistake, match=said):
+            trained("decoder", tmp_path, *decoder, setting)
+
+
+def test_a_cache_at_the_rate_of_keyframes_has_nothing_between(chain: Chain, tmp_path: Path) -> None:
+    with pytest.raises(Mistake, match="15/8 frames a second are no whole multiple of 15/2") as told:
+        trained("interpolation", tmp_path, f"cache={chain.out / 'cache'}", f"image={chain.image}")
+    assert told.value.mend == "encode with --fps 30"
+
+
+def test_footage_at_ten_frames_a_second_trains_the_lower_rate_alone(chain: Chain, tmp_path: Path) -> None:
+    fps = Fraction(15, 2)
+    encode.run(chain.out / "world-30", chain.autoencoder, tmp_path / "cache", fps, SIZE)
+    settings = [f"cache={tmp_path / 'cache'}", f"image={chain.image}", "temporal.rates=[7.5]"]
+    made = weights.header(trained("interpolation", tmp_path, *settings))
+    assert made.fps == "15/2" and made.config["rates"] == [7.5]
 
 
 def test_resuming_what_is_finished_changes_nothing(chain: Chain, tmp_path: Path) -> None:

@@ -29,7 +29,13 @@ WIDTHS: dict[str, list[str]] = {
         *("model.cross=16", "model.groups=4", "schedule.target=v", "schedule.betas=cosine"),
     ],
     "keyframes": ["temporal.frames=3", "temporal.depth=1", "temporal.head_channels=8", "temporal.context_channels=8"],
+    "interpolation": [
+        *("temporal.depth=1", "temporal.head_channels=8", "temporal.context_channels=8", "temporal.cross=8"),
+        *("temporal.frames=5", "temporal.told=[rate]"),
+    ],
+    "decoder": ["decoder.frames=3", "loss.width=8", f"loss.adversarial_from={STEPS - 4}"],
 }
+FRAMES = ("autoencoder", "decoder")  # these stages see pixels, the others latents
 LOOP = ["loop.batch=1", "loop.ema=0.9", "loop.warmup=2", "loop.precision=32-true", "loop.lr=0.002"]
 
 
@@ -58,13 +64,11 @@ def check(stage: str, parents: list[str], out: Path) -> Path:
     assert header.size == SIZE and header.train["steps"] == STEPS
     assert all(torch.isfinite(tensor).all() for tensor in weights.load(file)[0].values())
     assert len(losses(out / stage)) == 3 and all(map(math.isfinite, losses(out / stage)))
-    more = [*settings, f"loop.steps={AGAIN}", *(["loss.adversarial=0"] if stage == "autoencoder" else [])]
+    more = [*settings, f"loop.steps={AGAIN}", *(["loss.adversarial=0"] if stage in FRAMES else [])]
     kind, build = train.STAGES[stage]
     built = build(config.load(kind, None, more), 0)
     batch = next(iter(built.data.train_dataloader()))
-    assert batch["video" if stage == "autoencoder" else "moments"].shape[-2:] == (
-        SIZE if stage == "autoencoder" else (64, 128)
-    )
+    assert batch["video" if stage in FRAMES else "moments"].shape[-2:] == (SIZE if stage in FRAMES else (64, 128))
     loop.train(built.stage, Repeated(batch), stage, out / f"{stage}-again", "cpu", False)
     first, last = losses(out / f"{stage}-again")
     assert last < first
@@ -81,3 +85,6 @@ def test_every_stage_trains_at_512x1024(shared: Path, tmp_path: Path) -> None:
     cache = f"cache={tmp_path / 'cache'}"
     image = check("image", [cache, f"autoencoder={autoencoder}"], tmp_path)
     check("keyframes", [cache, f"image={image}"], tmp_path)
+    encode.run(tmp_path / "index", autoencoder, tmp_path / "cache-30", Fraction(30), SIZE)
+    check("interpolation", [f"cache={tmp_path / 'cache-30'}", f"image={image}"], tmp_path)
+    check("decoder", [f"index={tmp_path / 'index'}", f"autoencoder={autoencoder}"], tmp_path)
