@@ -30,7 +30,7 @@ class Budget:
 
     autoencoder: float = 1.5
     image: float = 2.2
-    keyframes: float = 2.8
+    keyframes: float = 2.5
 
 
 def run(out: Path, seed: int = 0, device: str = "cpu", budget: Budget | None = None) -> Path:
