@@ -126,7 +126,7 @@ def interpolation(models: Stack, entries: list[Entry], keys: int, steps: int, fo
         rows.append(f"| {way} | {scores[way]['fvd']:.2f} | {scores[way]['fid']:.2f} | {np.mean(values):.2f} dB |")
     rows += [
         "",
-        f"{steps} DDIM steps a pass; all are decoded by the image decoder, and PSNR is against real frames that are, too.",
+        f"{steps} DDIM steps a pass. All are decoded by the image decoder; PSNR is against real frames that are, too.",
     ]
     return ["## Interpolation 15/8 to 30 fps", "", _of(len(entries), GAP * (keys - 1) + 1, models.size), "", *rows]
 
