@@ -28,9 +28,9 @@ SETTINGS = ["sampler.steps=10"]
 class Budget:
     """Most minutes of each training: with them the whole ends within ten minutes on two cores, slow ones too."""
 
-    autoencoder: float = 1.5
-    image: float = 2.2
-    keyframes: float = 2.5
+    autoencoder: float = 1.4
+    image: float = 2.1
+    keyframes: float = 2.4
 
 
 def run(out: Path, seed: int = 0, device: str = "cpu", budget: Budget | None = None) -> Path:
