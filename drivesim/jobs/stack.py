@@ -20,8 +20,8 @@ from drivesim.rollout.stack import Interpolation, Stack, TemporalDecoder, Tokens
 from drivesim.scene import KEYFRAME_FPS, Labels
 
 
-def load_image(file: Path) -> tuple[ImageModel, weights.Header]:
-    tensors, header = weights.load(file, "image")
+def load_image(file: Path, stage: str = "image") -> tuple[ImageModel, weights.Header]:
+    tensors, header = weights.load(file, stage)
     model = ImageModel(unet_config(header.config))
     weights.fill(model, tensors, file)
     return model.eval().requires_grad_(False), header
@@ -138,10 +138,8 @@ def _upsampler(files: dict[str, Path], low: tuple[int, int], on: torch.device, p
     if "upsampler" not in files:
         return None
     file = files["upsampler"]
-    tensors, header = weights.load(file, "upsampler")
-    model = ImageModel(unet_config(header.config))
-    weights.fill(model, tensors, file)
-    model, layers, frames = model.eval().requires_grad_(False).to(on), None, 1
+    model, header = load_image(file, "upsampler")
+    model, layers, frames = model.to(on), None, 1
     if "upsampler-temporal" in files:
         layers, own = load_temporal(files["upsampler-temporal"], model, "upsampler-temporal")
         layers, frames = layers.to(on), own.frames

@@ -127,7 +127,7 @@ def survey(
         found_ones = chain.from_iterable(
             pool.map(look, sources[begin : begin + BLOCK]) for begin in range(0, len(sources), BLOCK)
         )
-        for source, found in zip(sources, progress(found_ones), strict=False):
+        for source, found in zip(sources, progress(found_ones), strict=True):
             if isinstance(found, Mistake):
                 if len(sources) == 1:
                     raise found

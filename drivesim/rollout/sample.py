@@ -14,7 +14,7 @@ from drivesim.diffusion.precondition import Denoiser
 from drivesim.diffusion.samplers import Sampler
 from drivesim.randomness import normal
 from drivesim.rollout.stack import Tokens
-from drivesim.scene import Condition, Labels
+from drivesim.scene import Condition, Labels, Level
 
 START = -1  # the "step" of the noise that a sample starts from; the sampler's own steps count from 0
 Draw = Callable[[int], Tensor]  # step -> unit noise
@@ -63,7 +63,7 @@ def sample(
     start = draw(START)
     x = start * plain.schedule.start_scale(levels.sigmas[0]).to(start)
 
-    def denoise(x: Tensor, level):  # type: ignore[no-untyped-def]  # the samplers' own
+    def denoise(x: Tensor, level: Level) -> Tensor:
         return guided(x, level, condition)
 
     return method(denoise if known is None else keeping(denoise, known), x, levels, draw)

@@ -6,7 +6,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from drivesim.diffusion.guidance import Guidance, Scale
+from drivesim.diffusion.guidance import Denoise, Guidance, Scale
 from drivesim.diffusion.noise import Levels, SamplerName, Spacing
 from drivesim.diffusion.precondition import Denoiser
 from drivesim.diffusion.samplers import Sampler, sampler
@@ -49,7 +49,7 @@ class GuidanceConfig:
     high: float | None = None
     batched: bool = False
 
-    def around(self, denoiser: Denoiser, null_tokens: Tensor | None) -> Guidance:
+    def around(self, denoiser: Denoise, null_tokens: Tensor | None) -> Guidance:
         high = inf if self.high is None else self.high
         context, labels = Scale(self.context, self.low, high), Scale(self.labels, self.low, high)
         return Guidance(denoiser, context=context, labels=labels, null_tokens=null_tokens, batched=self.batched)

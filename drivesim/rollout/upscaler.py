@@ -29,7 +29,7 @@ class Upscaler:
         self.tokens = told(self.model.tokens, labels, stack.device)
         plain = self.model.denoiser
         denoiser = plain if config.tile is None else Tiled(plain, config.tile, config.tile_overlap)
-        self.denoiser = GuidanceConfig().around(denoiser, self.model.null_tokens)  # type: ignore[arg-type]
+        self.denoiser = GuidanceConfig().around(denoiser, self.model.null_tokens)
         self.sampler, self.levels = config.sampler.build(plain)
 
     @torch.inference_mode()

@@ -69,7 +69,7 @@ class ImageStage(Stage):
     def __init__(
         self,
         image: ImageModel,
-        latents: Latents,
+        latents: Latents | None,
         schedule: ScheduleConfig,
         loss: LossConfig,
         loop: LoopConfig,
@@ -92,7 +92,7 @@ class ImageStage(Stage):
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         samples = [int(n) for n in batch["sample"]]
-        z = self.latents.whiten(split_moments(batch["moments"].float())[0])
+        z = self._clean(batch)
         noise, u = self._noise(z, samples), self._uniform("level", samples).to(z)
         condition, predicted = self._condition(batch, z, samples)
         per_sample = self.objective(self.network, z, noise, u, condition, predicted)
@@ -100,6 +100,10 @@ class ImageStage(Stage):
         self.log("loss", loss.detach())
         self.shown = {k: v[:2] for k, v in batch.items()}
         return loss
+
+    def _clean(self, batch: dict[str, Tensor]) -> Tensor:
+        """What is diffused, ``B T C h w``: whitened latents."""
+        return self.latents.whiten(split_moments(batch["moments"].float())[0])
 
     def _condition(self, batch: dict[str, Tensor], z: Tensor, samples: list[int]) -> tuple[Condition, Tensor | None]:
         return Condition(tokens=self._tokens(batch, samples)), None
@@ -138,7 +142,7 @@ class ImageStage(Stage):
     def pictures(self) -> np.ndarray:
         """Real frames above, sampled ones with the same labels below."""
         assert self.shown is not None
-        z = self.latents.whiten(split_moments(self.shown["moments"].float())[0])
+        z = self._clean(self.shown)
         sampled = self._sampled(z, Condition(tokens=self._tokens(self.shown, None)), self.network)
         return np.concatenate([self.latents.pixels(z), self.latents.pixels(sampled)])
 
@@ -200,7 +204,7 @@ class TemporalStage(ImageStage, ABC):
     def pictures(self) -> np.ndarray:
         """Real windows above; below, windows sampled from all the frames that the model can be given."""
         assert self.shown is not None
-        z = self.latents.whiten(split_moments(self.shown["moments"].float())[0])
+        z = self._clean(self.shown)
         mask = self._given(z.shape[1], None).to(z).expand(z.shape[:2])
         condition = self._shown(self.shown, z, mask, torch.zeros_like(mask), self._tokens(self.shown, None))
         sampled = self._sampled(z, condition, self.network)

@@ -6,7 +6,6 @@ is made from the high one, by the mean over squares of pixels.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import cv2
 import numpy as np
@@ -53,18 +52,12 @@ class UpsamplerStage(ImageStage):
         loop: LoopConfig,
         label_drop: float = 0.1,
     ):
-        no_latents: Any = None  # frames are diffused as they are; what whitens or decodes is overridden below
-        super().__init__(image, no_latents, schedule, loss, loop, label_drop)
+        super().__init__(image, None, schedule, loss, loop, label_drop)
         self.low = low
 
-    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        samples, high = [int(n) for n in batch["sample"]], batch["video"]
-        noise, u = self._noise(high, samples), self._uniform("level", samples).to(high)
-        condition, predicted = self._condition(batch, high, samples)
-        loss = self.objective(self.network, high, noise, u, condition, predicted).mean()
-        self.log("loss", loss.detach())
-        self.shown = {k: v[:2] for k, v in batch.items()}
-        return loss
+    def _clean(self, batch: dict[str, Tensor]) -> Tensor:
+        """Frames are diffused as they are."""
+        return batch["video"]
 
     def _condition(self, batch: dict[str, Tensor], z: Tensor, samples: list[int]) -> tuple[Condition, Tensor | None]:
         u = self._uniform("low level", samples).to(z.device)

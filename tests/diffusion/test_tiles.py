@@ -1,5 +1,7 @@
 """Tiles cover a frame and leave no seam; known frames stay."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -29,7 +31,7 @@ def test_tiles_cover_and_share(length: int, tile: int, data: st.DataObject) -> N
     for first in found:
         covered[first : first + tile] += ramp(min(tile, length), first > 0, first + tile < length, overlap)
     assert bool((covered > 0).all()) and found[0] == 0
-    assert all(b - a <= tile - overlap for a, b in zip(found, found[1:], strict=False))
+    assert all(b - a <= tile - overlap for a, b in pairwise(found))
     assert found[-1] == max(0, length - tile)
 
 

@@ -2,14 +2,13 @@
 
 import math
 from dataclasses import dataclass, field
-from fractions import Fraction
 
 import torch
 
 from drivesim import config, weights
 from drivesim.data.loader import ClipData
 from drivesim.errors import Mistake
-from drivesim.jobs.builders.common import Built, given
+from drivesim.jobs.builders.common import Built, given, rate_of
 from drivesim.models.autoencoder import AutoencoderConfig
 from drivesim.training.autoencoder import AutoencoderLoss, AutoencoderStage, latent_statistics
 from drivesim.training.loop import LoopConfig
@@ -33,12 +32,9 @@ class AutoencoderRun:
     loop: LoopConfig = field(default_factory=LoopConfig)
 
     def __post_init__(self) -> None:
-        try:
-            rate = Fraction(str(self.fps))
-        except (ValueError, ZeroDivisionError):
-            rate = Fraction(0)
-        if rate <= 0 or self.statistics < 1:
-            raise Mistake("needs fps > 0, such as 1 or 15/8, and statistics >= 1", where="autoencoder")
+        rate_of(self.fps, "autoencoder")
+        if self.statistics < 1:
+            raise Mistake("needs statistics >= 1", where="autoencoder")
         if min(self.size) < 1 or any(side % self.model.f for side in self.size):
             raise Mistake(f"{self.size[0]}x{self.size[1]} does not divide by f = {self.model.f}", where="size")
 
@@ -53,8 +49,8 @@ def build_autoencoder(settings: AutoencoderRun, begin: int) -> Built:
 
     def clips(start: int, steps: int) -> ClipData:
         return ClipData(
-            index, frames=1, fps=Fraction(str(settings.fps)), size=settings.size, batch=loop.batch, steps=steps,
-            start_step=start, seed=loop.seed, workers=loop.workers,
+            index, frames=1, fps=rate_of(settings.fps, "autoencoder"), size=settings.size, batch=loop.batch,
+            steps=steps, start_step=start, seed=loop.seed, workers=loop.workers,
         )  # fmt: skip
 
     data = clips(begin, loop.steps)

@@ -51,7 +51,7 @@ def rate_of(fps: str | int | float, where: str) -> Fraction:
     except (ValueError, ZeroDivisionError):
         rate = Fraction(0)
     if rate <= 0:
-        raise Mistake("needs fps > 0, such as 30 or 15/8", where=where)
+        raise Mistake(f"needs fps > 0, not '{fps}'", where=where, mend="such as 1, 30 or 15/8")
     return rate
 
 

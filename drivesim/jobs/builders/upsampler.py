@@ -2,8 +2,6 @@
 
 import math
 from dataclasses import dataclass, field
-from fractions import Fraction
-from pathlib import Path
 
 import torch
 
@@ -12,10 +10,11 @@ from drivesim.data.loader import ClipData
 from drivesim.diffusion.loss import LossConfig
 from drivesim.diffusion.noise import ScheduleConfig
 from drivesim.errors import Mistake
-from drivesim.jobs.builders.common import Built, given, weights_of
+from drivesim.jobs import stack
+from drivesim.jobs.builders.common import Built, given, rate_of, weights_of
 from drivesim.models.temporal import TemporalConfig
 from drivesim.models.unet import UNetConfig
-from drivesim.models.video import ImageModel, interface, unet_config
+from drivesim.models.video import ImageModel, interface
 from drivesim.training.loop import LoopConfig
 from drivesim.training.upsampler import LowConfig, UpsamplerStage, UpsamplerTemporalStage
 
@@ -69,7 +68,7 @@ class UpsamplerRun:
             raise Mistake(what, where="low_levels", mend=mend)
         LowConfig(self.factor, self.low_levels)  # what it refuses is refused here
         _check(self.size, self.crop, self.factor, own.patch)
-        _rate(self.fps)
+        rate_of(self.fps, "fps")
 
 
 @dataclass(frozen=True)
@@ -97,7 +96,7 @@ class UpsamplerTemporalRun:
             raise Mistake("the context is the low-resolution frames", where="temporal", mend="temporal.context=low")
         if self.temporal.told:
             raise Mistake("is told nothing but labels", where="temporal", mend="temporal.told=[]")
-        _rate(self.fps)
+        rate_of(self.fps, "fps")
 
 
 def build_upsampler(settings: UpsamplerRun, begin: int) -> Built:
@@ -124,7 +123,7 @@ def build_upsampler(settings: UpsamplerRun, begin: int) -> Built:
 
 def build_upsampler_temporal(settings: UpsamplerTemporalRun, begin: int) -> Built:
     file = weights_of(settings.upsampler, "upsampler")
-    image, of_image = _load(file)
+    image, of_image = stack.load_image(file, "upsampler")
     size, factor, patch = settings.size or of_image.size, of_image.latent["factor"], image.unet.config.patch
     _check(size, settings.crop, factor, patch)
     if image.unet.config.cross != settings.temporal.cross:
@@ -158,29 +157,12 @@ def build_upsampler_temporal(settings: UpsamplerTemporalRun, begin: int) -> Buil
     return Built(stage, data, (file,), data.digest, finish)
 
 
-def _load(file: Path) -> tuple[ImageModel, weights.Header]:
-    tensors, header = weights.load(file, "upsampler")
-    model = ImageModel(unet_config(header.config))
-    weights.fill(model, tensors, file)
-    return model.eval().requires_grad_(False), header
-
-
 def _clips(settings: UpsamplerRun | UpsamplerTemporalRun, size: tuple[int, int], frames: int, begin: int) -> ClipData:
     loop = settings.loop
     return ClipData(
-        given(settings.index, "index", "drivesim index"), frames=frames, fps=_rate(settings.fps), size=size,
+        given(settings.index, "index", "drivesim index"), frames=frames, fps=rate_of(settings.fps, "fps"), size=size,
         crop=settings.crop, batch=loop.batch, steps=loop.steps, start_step=begin, seed=loop.seed, workers=loop.workers,
     )  # fmt: skip
-
-
-def _rate(fps: str | int | float) -> Fraction:
-    try:
-        rate = Fraction(str(fps))
-    except (ValueError, ZeroDivisionError):
-        rate = Fraction(0)
-    if rate <= 0:
-        raise Mistake(f"'{fps}' is no rate above 0", where="fps", mend="such as 1, 30 or 15/8")
-    return rate
 
 
 def _check(size: tuple[int, int], crop: tuple[int, int], factor: int, patch: int) -> None:
