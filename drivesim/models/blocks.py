@@ -42,6 +42,18 @@ class TimeEmbedding(nn.Module):
         return self.linear_2(F.silu(self.linear_1(x)))
 
 
+def around(matrix: nn.Linear, entered: Tensor, emb: Tensor) -> Tensor:
+    """What every pixel of ``entered`` n i h w adds to the output ``n o h w`` by itself, around all layers: times the
+    o x i numbers that ``matrix`` gives for ``emb`` n e.
+
+    The target v is a sum of the noisy pixel and of the clean one, each times a number that depends on the level alone:
+    whatever comes near the clean pixel needs no layer in between.
+    """
+    mixed = rearrange(matrix(F.silu(emb)), "n (o i) -> n o i", i=entered.shape[1])
+    pixels = mixed @ rearrange(entered, "n i h w -> n i (h w)").to(mixed.dtype)
+    return rearrange(pixels, "n o (h w) -> n o h w", h=entered.shape[-2])
+
+
 class Resnet(nn.Module):
     """GroupNorm, SiLU, conv3x3, + time projection, GroupNorm, SiLU, conv3x3, residual. ``emb`` 0: no time
     projection."""

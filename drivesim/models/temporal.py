@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
-from drivesim.models.blocks import TOKENS, Attention, FeedForward, TimeEmbedding, sinusoid, zero
+from drivesim.models.blocks import TOKENS, Attention, FeedForward, TimeEmbedding, around, sinusoid, zero
 from drivesim.models.unet import Fold, Site, UNet
 from drivesim.scene import Condition
 
@@ -52,6 +52,9 @@ class TemporalConfig:
     context: what they are made of: the ``given`` latents and their mask, or the ``low``-resolution frames (upsamplers).
     spread: places whose given frames every frame is also shown, not only its own, -1 the last: a short path for
         information that the (3,1,1) convolutions would carry one frame a layer. None in the paper.
+    blend: every frame is also shown the linear blend of the nearest given frames on either side, of one alone where
+        there is no other, and it goes to the output around all layers: what is left to learn is how the truth departs
+        from it. Not in the paper.
     norm: group norms over one ``frame``, so that windows and chunks agree, or over the ``clip`` (SVD).
     positions: ``absolute``, a frame's place in the window, or ``relative``, its distance to another: needed to run
         longer than trained [App. D].
@@ -72,6 +75,7 @@ class TemporalConfig:
     context_channels: int = 128
     context: Literal["given", "low"] = "given"
     spread: tuple[int, ...] = ()
+    blend: bool = False
     norm: Literal["frame", "clip"] = "frame"
     positions: Literal["absolute", "relative"] = "absolute"
     reach: int | None = None
@@ -311,16 +315,32 @@ class ContextNetwork(nn.Module):
         return features
 
 
-def masked(context: Tensor, mask: Tensor, spread: tuple[int, ...] = ()) -> Tensor:
-    """(mask z, mask) as ``b t p h w``; every frame also shows the planes of the frames at the places ``spread``."""
-    t = context.shape[1]
+def masked(context: Tensor, mask: Tensor) -> Tensor:
+    """(mask z, mask) as ``b t p h w`` [§3.2]."""
     plane = repeat(mask.to(context.dtype), "b t -> b t 1 h w", h=context.shape[-2], w=context.shape[-1])
-    stacked = torch.cat([context * plane, plane], dim=2)
-    if not spread:
-        return stacked
-    empty = torch.zeros_like(stacked[:, 0])
-    shown = torch.cat([stacked[:, n] if -t <= n < t else empty for n in spread], dim=1)
-    return torch.cat([stacked, repeat(shown, "b p h w -> b t p h w", t=t)], dim=2)
+    return torch.cat([context * plane, plane], dim=2)
+
+
+def shown(context: Tensor, mask: Tensor, spread: tuple[int, ...]) -> Tensor:
+    """``masked``, behind it the planes of the frames at the places ``spread``, which every frame is shown besides."""
+    t, own = context.shape[1], masked(context, mask)
+    empty = torch.zeros_like(own[:, 0])
+    others = (own[:, n] if -t <= n < t else empty for n in spread)
+    return torch.cat([own, *(repeat(planes, "b p h w -> b t p h w", t=t) for planes in others)], dim=2)
+
+
+def blended(context: Tensor, mask: Tensor) -> Tensor:
+    """Every frame of ``b t c h w`` as the linear blend of the nearest frames that ``mask`` (b t) gives before and
+    behind it; as the nearest, where one side has none; zeros where nothing is given."""
+    t = mask.shape[1]
+    places = torch.arange(t, device=mask.device)
+    apart = places[:, None] - places
+    none = 2 * t  # further than any frame is
+    left, first = torch.where((mask[:, None] > 0) & (apart >= 0), apart, none).min(dim=2)
+    right, last = torch.where((mask[:, None] > 0) & (apart <= 0), -apart, none).min(dim=2)
+    share = torch.where(right == none, 0.0, torch.where(left == none, 1.0, left / (left + right).clamp(min=1)))
+    weights = torch.lerp(F.one_hot(first, t).float(), F.one_hot(last, t).float(), share[..., None])
+    return torch.einsum("b t s, b s c h w -> b t c h w", (weights * mask[:, None]).to(context.dtype), context)
 
 
 @dataclass(frozen=True, eq=False)
@@ -332,6 +352,7 @@ class Told:
     features: list[Tensor] | None
     tokens: Tensor | None
     mask: Tensor | None
+    blend: Tensor | None = None
 
 
 class TemporalLayers(nn.Module):
@@ -345,7 +366,7 @@ class TemporalLayers(nn.Module):
         for site in self._sites.values():
             graft(self, site.name, self._layer(site, unet))
         if config.context_channels:
-            planes = (spatial.out_channels + 1) * (1 + len(config.spread))
+            planes = (spatial.out_channels + 1) * (1 + len(config.spread)) + spatial.out_channels * config.blend
             if config.context == "low":
                 planes = spatial.in_channels - spatial.out_channels
             self.context = ContextNetwork(planes, config.context_channels, len(spatial.channels), spatial.patch)
@@ -354,6 +375,9 @@ class TemporalLayers(nn.Module):
                 self.level = TimeEmbedding(spatial.channels[0], emb)
                 zero(self.given)
                 zero(self.level.linear_2)
+        if config.blend:
+            self.around = nn.Linear(emb, 2 * spatial.out_channels**2)
+            zero(self.around)
         if "rate" in config.told:
             self.rate = nn.Embedding(len(config.rates), config.cross or 0)
 
@@ -377,7 +401,13 @@ class TemporalLayers(nn.Module):
         t = x.shape[1]
         self.check(t)
         tokens, mask = self._tokens(condition)
-        return Told(t, self.embedding(emb, condition, t), self.features(x, condition), tokens, mask)
+        context, shown = condition.context, condition.context_mask
+        if context is None or shown is None:
+            context, shown = torch.zeros_like(x), x.new_zeros(x.shape[:2])  # which the network is shown as such
+        context = context.to(x.dtype)
+        blend = blended(context, shown) if self.config.blend else None
+        features = self.features(context, shown, blend, condition)
+        return Told(t, self.embedding(emb, condition, t), features, tokens, mask, blend)
 
     def embedding(self, emb: Tensor, condition: Condition, t: int) -> Tensor:
         """``(b t) e``: the spatial time embedding plus how many frames are given and how noisy each is."""
@@ -392,19 +422,25 @@ class TemporalLayers(nn.Module):
             told = told + level * condition.context_mask[..., None].to(emb.dtype)
         return emb + rearrange(told, "b t e -> (b t) e")
 
-    def features(self, x: Tensor, condition: Condition) -> list[Tensor] | None:
-        """Context features by level; nothing given is a mask of zeros, which the network is shown."""
+    def features(
+        self, context: Tensor, mask: Tensor, blend: Tensor | None, condition: Condition
+    ) -> list[Tensor] | None:
+        """Context features by level, from the given latents or the low-resolution frames."""
         if not self.config.context_channels:
             return None
         if self.config.context == "low":
             if condition.low is None:
                 raise ValueError("these layers look at the low-resolution frames: give low")
-            return self.context(condition.low.to(x.dtype))
-        if condition.context is None or condition.context_mask is None:
-            planes = masked(torch.zeros_like(x), x.new_zeros(x.shape[:2]), self.config.spread)
-        else:
-            planes = masked(condition.context.to(x.dtype), condition.context_mask, self.config.spread)
-        return self.context(planes)
+            return self.context(condition.low.to(context.dtype))
+        planes = shown(context, mask, self.config.spread)
+        return self.context(planes if blend is None else torch.cat([planes, blend], dim=2))
+
+    def beside(self, out: Tensor, x: Tensor, told: Told) -> Tensor:
+        """The U-Net's output ``b t c h w`` with what goes around all layers, of the noisy ``x`` and the blend."""
+        if told.blend is None:
+            return out
+        pixels = rearrange(torch.cat([x, told.blend], dim=2), "b t c h w -> (b t) c h w")
+        return out + rearrange(around(self.around, pixels, told.emb), "(b t) c h w -> b t c h w", t=told.t)
 
     def _tokens(self, condition: Condition) -> tuple[Tensor | None, Tensor | None]:
         """``b L D`` and mask for the temporal cross-attention."""

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from drivesim.models.blocks import Downsample, Resnet, TimeEmbedding, TransformerBlock, Upsample, sinusoid, zero
+from drivesim.models.blocks import Downsample, Resnet, TimeEmbedding, TransformerBlock, Upsample, around, sinusoid, zero
 
 After = Callable[[str, Tensor], Tensor]
 Joined = Literal["low", "context", "mask"]
@@ -281,17 +281,7 @@ class UNet(nn.Module):
             for up in getattr(stage, "upsamplers", ()):
                 x = up(x, skips[-1].shape[-2:])
         x = self.unfold(self.conv_out(F.silu(self.conv_norm_out(x))))
-        return x if self.config.patch == 1 else x + self._around(entered, c.emb)
-
-    def _around(self, entered: Tensor, emb: Tensor) -> Tensor:
-        """What every pixel ``n i h w`` adds to the output ``n o h w`` by itself.
-
-        The target v, for one, is a sum of the noisy pixel and of the clean one, each times a number that depends on the
-        level alone.
-        """
-        mixed = rearrange(self.around(F.silu(emb)), "n (o i) -> n o i", i=entered.shape[1])
-        pixels = mixed @ rearrange(entered, "n i h w -> n i (h w)").to(mixed.dtype)
-        return rearrange(pixels, "n o (h w) -> n o h w", h=entered.shape[-2])
+        return x if self.config.patch == 1 else x + around(self.around, entered, c.emb)
 
     def sites(self) -> Iterator[Site]:
         """Every place for a temporal layer, in the order of the forward pass. Level 0 is that of the first

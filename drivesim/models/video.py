@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from drivesim.models.blocks import tuples
 from drivesim.models.conditions import LabelTokens
-from drivesim.models.temporal import TemporalConfig, TemporalLayers, masked
+from drivesim.models.temporal import TemporalConfig, TemporalLayers, Told, masked
 from drivesim.models.unet import After, UNet, UNetConfig
 from drivesim.scene import Condition
 
@@ -33,11 +33,13 @@ class VideoUNet(nn.Module):
             for y in (condition.tokens, condition.mask, condition.pooled, condition.low_level)
         )
         after: After | None = None
+        told: Told | None = None
         if (temporal := self.temporal) is not None:
             told = temporal.told(x, self.spatial.embed(level, pooled, low_level), condition)
             after = partial(temporal.at, told)
         out = self.spatial(entering, level, tokens, mask, pooled, after, low_level)
-        return rearrange(out, "(b t) c h w -> b t c h w", t=t)
+        out = rearrange(out, "(b t) c h w -> b t c h w", t=t)
+        return out if temporal is None or told is None else temporal.beside(out, x, told)
 
     def _joined(self, x: Tensor, condition: Condition) -> Tensor:
         """``x`` with what the network has beside it at its input; no context is zeros, as in training without it."""
