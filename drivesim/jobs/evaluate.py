@@ -5,6 +5,7 @@ processes as are asked for) and the scores, which are computed from the cache al
 killed one goes on, and the number of processes does not matter.
 """
 
+import itertools
 import json
 import os
 import time
@@ -43,6 +44,7 @@ from drivesim.metrics.survey import Probes, Side, Tally, check_rates, survey
 from drivesim.report import terminal
 from drivesim.rollout import memory
 
+HANDED_BACK_EVERY = 16  # clips after which freed memory goes back to the system
 LONG = 20  # batches; what takes fewer is over before it has been foreseen
 READ = 3  # clips that are read to see how long one takes
 SHOWN = 8  # files of one reason that are named on the terminal
@@ -314,8 +316,14 @@ def _measure(name: str, side: Side, ruler: Ruler, cache: Cache, readers: int, co
     if not clips:
         return {}
     with _bar(console) as bar:
-        task = bar.add_task(f"{name}: measuring clips", total=clips)
-        return measure(todo, ruler, cache, readers, lambda count: bar.advance(task, count))
+        task, finished = bar.add_task(f"{name}: measuring clips", total=clips), itertools.count(1)
+
+        def done(clips: int) -> None:
+            bar.advance(task, clips)
+            if next(finished) % HANDED_BACK_EVERY == 0:
+                memory.hand_back()
+
+        return measure(todo, ruler, cache, readers, done)
 
 
 def _leave_out_failed(side: Side, ruler: Ruler, cache: Cache, failed: dict[str, str]) -> None:

@@ -18,7 +18,7 @@ What the paper leaves open, and the choice:
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -31,6 +31,7 @@ from drivesim.models.unet import Fold, Site, UNet
 from drivesim.scene import Condition
 
 MAX_GIVEN = 2
+SHARE = 0.1  # of the U-Net beside the blend, before training
 FINEST = 1000.0  # sinusoids resolve integers; noise of the context is a fraction of the latents' unit
 
 
@@ -353,6 +354,7 @@ class Told:
     tokens: Tensor | None
     mask: Tensor | None
     blend: Tensor | None = None
+    pace: Tensor | None = None
 
 
 class TemporalLayers(nn.Module):
@@ -377,7 +379,12 @@ class TemporalLayers(nn.Module):
                 zero(self.level.linear_2)
         if config.blend:
             self.around = nn.Linear(emb, 2 * spatial.out_channels**2)
-            zero(self.around)
+            self.share = nn.Linear(emb, spatial.out_channels)
+            self.pace = nn.Embedding(len(config.rates), emb)
+            for layer in (self.around, self.share, self.pace):
+                zero(layer)
+            nn.init.constant_(self.share.bias, SHARE)
+            self.around.bias.data.view(spatial.out_channels, -1)[:, spatial.out_channels :].fill_diagonal_(-1.0)
         if "rate" in config.told:
             self.rate = nn.Embedding(len(config.rates), config.cross or 0)
 
@@ -405,9 +412,10 @@ class TemporalLayers(nn.Module):
         if context is None or shown is None:
             context, shown = torch.zeros_like(x), x.new_zeros(x.shape[:2])  # which the network is shown as such
         context = context.to(x.dtype)
-        blend = blended(context, shown) if self.config.blend else None
-        features = self.features(context, shown, blend, condition)
-        return Told(t, self.embedding(emb, condition, t), features, tokens, mask, blend)
+        told = Told(t, self.embedding(emb, condition, t), None, tokens, mask)
+        if self.config.blend:
+            told = replace(told, blend=blended(context, shown), pace=self._pace(told.emb, condition, t))
+        return replace(told, features=self.features(context, shown, told.blend, condition))
 
     def embedding(self, emb: Tensor, condition: Condition, t: int) -> Tensor:
         """``(b t) e``: the spatial time embedding plus how many frames are given and how noisy each is."""
@@ -436,11 +444,29 @@ class TemporalLayers(nn.Module):
         return self.context(planes if blend is None else torch.cat([planes, blend], dim=2))
 
     def beside(self, out: Tensor, x: Tensor, told: Told) -> Tensor:
-        """The U-Net's output ``b t c h w`` with what goes around all layers, of the noisy ``x`` and the blend."""
-        if told.blend is None:
+        """The U-Net's output ``b t c h w`` with what goes around all layers, of the noisy ``x`` and the blend.
+
+        Where the blend is nearly the truth, as between neighbouring frames, the U-Net's own part has to be small: its
+        share is a number a channel. Both begin where much noise leaves nothing else to go by: v is nearly -x0, and x0
+        nearly the blend.
+        """
+        if told.blend is None or told.pace is None:
             return out
         pixels = rearrange(torch.cat([x, told.blend], dim=2), "b t c h w -> (b t) c h w")
-        return out + rearrange(around(self.around, pixels, told.emb), "(b t) c h w -> b t c h w", t=told.t)
+        share = rearrange(self.share(F.silu(told.pace)), "(b t) c -> b t c 1 1", t=told.t)
+        return share * out + rearrange(around(self.around, pixels, told.pace), "(b t) c h w -> b t c h w", t=told.t)
+
+    def _pace(self, emb: Tensor, condition: Condition, t: int) -> Tensor:
+        """The time embedding ``(b t) e`` with the frame rate, where that is told: a blend is the better the shorter
+        the gap."""
+        if condition.fps is None or "rate" not in self.config.told:
+            return emb
+        return emb + repeat(self.pace(self._nearest(condition.fps)), "b e -> (b t) e", t=t)
+
+    def _nearest(self, fps: Tensor) -> Tensor:
+        """``b``: the place of the nearest of ``config.rates``."""
+        rates = torch.tensor(self.config.rates, device=fps.device)
+        return (fps[:, None].float() - rates).abs().argmin(dim=1)
 
     def _tokens(self, condition: Condition) -> tuple[Tensor | None, Tensor | None]:
         """``b L D`` and mask for the temporal cross-attention."""
@@ -451,8 +477,7 @@ class TemporalLayers(nn.Module):
         if "rate" in config.told:
             if condition.fps is None:
                 raise ValueError(f"these layers are told the frame rate, one of {list(config.rates)}: give fps")
-            rates = torch.tensor(config.rates, device=condition.fps.device)
-            parts.append(self.rate((condition.fps[:, None].float() - rates).abs().argmin(dim=1)))
+            parts.append(self.rate(self._nearest(condition.fps)))
         if "level" in config.told:
             noise = condition.context_level
             if noise is None:

@@ -1,10 +1,12 @@
 """The blend of the given frames that interpolation starts from: its weights, and its way to the output."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
 
-from drivesim.models.temporal import TemporalConfig, TemporalLayers, blended
+from drivesim.models.temporal import SHARE, TemporalConfig, TemporalLayers, blended
 from drivesim.models.unet import UNet, UNetConfig
 from drivesim.models.video import VideoUNet
 from drivesim.randomness import normal
@@ -40,15 +42,27 @@ def ends(z: Tensor) -> Condition:
     return Condition(context=z, context_mask=mask)
 
 
-def test_the_way_around_starts_as_nothing_and_carries_the_blend_by_itself() -> None:
+def test_training_begins_near_the_blend_for_v() -> None:
     net = model()
-    assert net.temporal is not None
-    x, z, noise = normal(("x",), (2, 5, 4, 6, 8)), normal(("z",), (2, 5, 4, 6, 8)), torch.full((2, 5), 300.0)
+    image = VideoUNet(net.spatial).eval()
+    x, z, noise = normal(("x",), (2, 5, 4, 6, 8)), normal(("z",), (2, 5, 4, 6, 8)), torch.full((2, 5), 999.0)
+    mask = ends(z).context_mask
+    assert mask is not None
     with torch.inference_mode():
-        before = net(x, noise, ends(z))
-        net.temporal.around.bias[4::9] = -1.0  # from channel o of the blend to channel o of the output
-        after = net(x, noise, ends(z))
-    assert torch.allclose(after - before, -blended(z, ends(z).context_mask), atol=1e-5)  # type: ignore[arg-type]
+        assert torch.allclose(net(x, noise, ends(z)), SHARE * image(x, noise, ends(z)) - blended(z, mask), atol=1e-5)
+
+
+def test_the_rate_is_told_to_what_goes_around() -> None:
+    config = replace(TEMPORAL, cross=8, told=("rate",))
+    image = UNet(IMAGE)
+    net = VideoUNet(image, TemporalLayers(config, image)).eval()
+    assert net.temporal is not None
+    torch.nn.init.normal_(net.temporal.share.weight)
+    torch.nn.init.normal_(net.temporal.pace.weight)
+    x, z, noise = normal(("x",), (1, 5, 4, 6, 8)), normal(("z",), (1, 5, 4, 6, 8)), torch.full((1, 5), 999.0)
+    with torch.inference_mode():
+        slow, fast = (net(x, noise, replace(ends(z), fps=torch.tensor([fps]))) for fps in (7.5, 30.0))
+    assert (slow - fast).abs().max() > 1e-2
 
 
 def test_what_is_not_given_does_not_reach_the_output() -> None:

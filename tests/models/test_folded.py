@@ -104,7 +104,7 @@ def test_low_resolution_context_meets_the_folded_levels(size: tuple[int, int]) -
         parameter.data += 0.1 * normal(("stir", parameter.numel()), tuple(parameter.shape))
     x, low = normal(("x",), (1, 2, 3, *size)), normal(("low",), (1, 2, 3, *size))
     told = Condition(low=low, low_level=torch.tensor([3]))
-    features = layers.features(x, told)
+    features = layers.features(x, torch.zeros(1, 2), None, told)
     assert features is not None
     assert [f.shape[-2:] for f in features] == [(size[0] // 4, size[1] // 4), (-(-size[0] // 8), -(-size[1] // 8))]
     net = VideoUNet(spatial, layers).eval()
