@@ -139,10 +139,10 @@ def _upsampler(files: dict[str, Path], low: tuple[int, int], on: torch.device, p
         return None
     file = files["upsampler"]
     model, header = load_image(file, "upsampler")
-    model, layers, frames = model.to(on), None, 1
+    model, layers, frames, shared = model.to(on), None, 1, 0.0
     if "upsampler-temporal" in files:
         layers, own = load_temporal(files["upsampler-temporal"], model, "upsampler-temporal")
-        layers, frames = layers.to(on), own.frames
+        layers, frames, shared = layers.to(on), own.frames, own.schedule.get("shared", 0.0)
     factor, unit = header.latent["factor"], model.unet.config.patch
     for side in low:
         if side * factor % unit:
@@ -152,7 +152,7 @@ def _upsampler(files: dict[str, Path], low: tuple[int, int], on: torch.device, p
     network = _in(precision, on, VideoUNet(model.unet, layers))
     return Upsampler(
         Denoiser(network, schedule_of(header, file)), frames, factor, header.latent["low_levels"], tokens, null_tokens,
-        unit,
+        unit, shared,
     )  # fmt: skip
 
 

@@ -41,6 +41,7 @@ class Upsampler:
         levels: the largest index of its schedule that its input was noised by in training.
         tokens, null_tokens: as a ``Stack``'s.
         unit: sides of what the network is given are multiples of it.
+        shared: share of the noise that all frames have in common, as in training.
     """
 
     denoiser: Denoiser
@@ -50,6 +51,7 @@ class Upsampler:
     tokens: Tokens | None
     null_tokens: Tensor | None
     unit: int = 1
+    shared: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)

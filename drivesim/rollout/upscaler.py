@@ -44,7 +44,7 @@ class Upscaler:
         shape = (3, low.shape[-2] * model.factor, low.shape[-1] * model.factor)
 
         def draw(step: int) -> Tensor:
-            return self.noise("upsampler", frames, step, shape).to(stack.device)
+            return self.noise("upsampler", frames, step, shape, model.shared).to(stack.device)
 
         added = self.noise("low", frames, START, (3, *low.shape[-2:])).to(stack.device)
         index = torch.tensor([self.level], device=stack.device)
