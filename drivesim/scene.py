@@ -36,6 +36,8 @@ class Boxes:
         cls: ``N`` words of ``CLASSES``.
         box: ``N 4`` float, ``x0 y0 x1 y1`` as fractions of width and height.
         visibility: ``N`` float in [0, 1]; NaN is unknown.
+        word: ``N`` names of the class in the source; empty where there is none, which stands for ``cls``.
+        ignore: ``N`` bool, true for a region that says only that it was not labelled; None is none.
     """
 
     time: tuple[Fraction, ...]
@@ -43,6 +45,8 @@ class Boxes:
     cls: tuple[str, ...]
     box: np.ndarray
     visibility: np.ndarray
+    word: tuple[str, ...] = ()
+    ignore: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         n = len(self.time)
@@ -50,6 +54,18 @@ class Boxes:
             raise ValueError(
                 f"boxes disagree: {n} times, {self.track.shape} tracks, {len(self.cls)} classes, {self.box.shape}"
             )
+        if len(self.word) not in (0, n) or (self.ignore is not None and self.ignore.shape != (n,)):
+            raise ValueError(f"boxes disagree: {n} times, {len(self.word)} words, ignore {self.ignore}")
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """``word``, or ``cls`` where there are none."""
+        return self.word or self.cls
+
+    @property
+    def ignored(self) -> np.ndarray:
+        """``N`` bool."""
+        return np.zeros(len(self), bool) if self.ignore is None else self.ignore
 
     def __len__(self) -> int:
         return len(self.time)

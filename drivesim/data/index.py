@@ -179,12 +179,14 @@ class Rows:
         return [
             {
                 "clip_id": clip_id, "time_num": time.numerator, "time_den": time.denominator, "track": int(track),
-                "class": cls, "class_source": cls, "x0": box[0], "y0": box[1], "x1": box[2], "y1": box[3],
-                "visibility": None if np.isnan(seen) else float(seen), "ignore": False, "source": source[clip_id],
+                "class": cls, "class_source": word, "x0": box[0], "y0": box[1], "x1": box[2], "y1": box[3],
+                "visibility": None if np.isnan(seen) else float(seen), "ignore": bool(ignore),
+                "source": source[clip_id],
             }
             for clip_id, boxes in self.boxes.items()
-            for time, track, cls, box, seen in zip(
-                boxes.time, boxes.track, boxes.cls, boxes.box.tolist(), boxes.visibility, strict=True
+            for time, track, cls, box, seen, word, ignore in zip(
+                boxes.time, boxes.track, boxes.cls, boxes.box.tolist(), boxes.visibility, boxes.words, boxes.ignored,
+                strict=True,
             )
         ]  # fmt: skip
 
@@ -277,4 +279,6 @@ def _as_boxes(rows: list[dict]) -> Boxes:
         cls=tuple(row["class"] for row in rows),
         box=np.array([[row[name] for name in ("x0", "y0", "x1", "y1")] for row in rows], np.float64).reshape(-1, 4),
         visibility=np.array([np.nan if (v := row["visibility"]) is None else v for row in rows], np.float64),
+        word=tuple(row["class_source"] for row in rows),
+        ignore=np.array([row["ignore"] for row in rows], bool),
     )
