@@ -1,7 +1,7 @@
 """Boxes in space: where they stand between two key poses, and the box that a camera sees of them.
 
-Frames of reference: a camera looks along its z, x is to the right and y down; a box's x is along its length, y along its
-width, z along its height. Rotations are quaternions ``w x y z``.
+Frames of reference: a camera looks along its z, x is to the right and y down; a box's x is along its length, y along
+its width, z along its height. Rotations are quaternions ``w x y z``, of length 1 within what files round.
 """
 
 from dataclasses import dataclass
@@ -12,6 +12,8 @@ from einops import einsum, rearrange
 
 NEAR = 0.1
 """Metres in front of the camera's centre at which boxes are cut off: behind it nothing has a place in the picture."""
+FARTHEST = 1e9
+"""Metres, or pixels; larger numbers are broken, and would overflow."""
 CORNERS = np.array(list(product((-0.5, 0.5), repeat=3)))
 # corners of each side, in order around it
 SIDES = ((0, 1, 3, 2), (4, 5, 7, 6), (0, 1, 5, 4), (2, 3, 7, 6), (0, 2, 6, 4), (1, 3, 7, 5))
@@ -22,7 +24,7 @@ class Pose:
     """How a frame of reference stands in an outer one.
 
     Args:
-        rotation: ``4``, of any length but 0.
+        rotation: ``4``.
         translation: ``3``, metres.
 
     Raises:
@@ -33,7 +35,7 @@ class Pose:
     translation: np.ndarray
 
     def __post_init__(self) -> None:
-        if not (np.isfinite(self.rotation).all() and np.isfinite(self.translation).all() and self.rotation.any()):
+        if not (_turns(self.rotation) and (np.abs(self.translation) < FARTHEST).all()):
             raise ValueError(f"no pose: rotation {self.rotation}, translation {self.translation}")
 
     def into(self, points: np.ndarray) -> np.ndarray:
@@ -71,8 +73,8 @@ class Cuboids:
     @property
     def sound(self) -> np.ndarray:
         """``N`` bool: all numbers are finite, sizes are above 0, and the rotation is one."""
-        numbers = np.concatenate([self.centre, self.size, self.rotation], axis=1)
-        return np.isfinite(numbers).all(axis=1) & (self.size > 0).all(axis=1) & self.rotation.any(axis=1)
+        numbers = np.abs(np.concatenate([self.centre, self.size], axis=1))
+        return (numbers < FARTHEST).all(axis=1) & (self.size > 0).all(axis=1) & _turns(self.rotation)
 
     def corners(self) -> np.ndarray:
         """``N 8 3``."""
@@ -121,6 +123,11 @@ def matrices(rotation: np.ndarray) -> np.ndarray:
     return rearrange(np.array(rows), "out own n -> n out own")
 
 
+def _turns(rotation: np.ndarray) -> np.ndarray:
+    """``...`` bool of ``... 4``: whether it is a rotation."""
+    return (np.abs(rotation) < 2).all(axis=-1) & (np.abs(rotation) > 0.1).any(axis=-1)
+
+
 def _unit(rotation: np.ndarray) -> np.ndarray:
     return rotation / np.linalg.norm(rotation, axis=-1, keepdims=True)
 
@@ -143,8 +150,8 @@ class Camera:
     size: tuple[int, int]
 
     def __post_init__(self) -> None:
-        fits = self.matrix.shape == (3, 3) and np.isfinite(self.matrix).all() and (self.matrix[2] == (0, 0, 1)).all()
-        if not fits or self.matrix[0, 0] <= 0 or self.matrix[1, 1] <= 0:
+        fits = self.matrix.shape == (3, 3) and (np.abs(self.matrix) < FARTHEST).all()
+        if not fits or self.matrix[2].tolist() != [0, 0, 1] or min(self.matrix[0, 0], self.matrix[1, 1]) <= 0:
             raise ValueError(f"no camera matrix: {self.matrix.tolist()}")
 
     def boxes(self, corners: np.ndarray) -> np.ndarray:
@@ -172,7 +179,7 @@ def seen(corners: np.ndarray, matrix: np.ndarray, size: tuple[int, int]) -> np.n
     factors = np.array(planes, np.float64)
     inside = einsum(scaled, factors[:, :3], "n corner d, plane d -> n corner plane") + factors[:, 3]
     whole = (inside >= 0).all(axis=(1, 2))
-    beyond = (inside < 0).all(axis=1).any(axis=1)
+    beyond = (inside < 0).all(axis=1).any(axis=-1)
     boxes = np.full((len(scaled), 4), np.nan)
     pixels = scaled[whole, :, :2] / scaled[whole, :, 2:]
     boxes[whole] = np.concatenate([pixels.min(axis=1), pixels.max(axis=1)], axis=1)
