@@ -125,7 +125,12 @@ def _that_fit(entries: list[Entry], size: video.Size, budget: int) -> frozenset[
 
 
 class Ordered(lightning.LightningDataModule, ABC):
-    """A training loader over an endless dataset, cut to the steps asked for."""
+    """A training loader over an endless dataset, cut to the steps asked for.
+
+    ``left_out`` counts the clips that give it nothing, by reason.
+    """
+
+    left_out: dict[str, int]
 
     def __init__(self, batch: int, steps: int, start_step: int, workers: int):
         super().__init__()
@@ -159,8 +164,9 @@ class ClipData(Ordered):
         keep: bytes of decoded frames that all workers together may hold.
         crop: ``(H, W)`` of a part of the frames to give instead of the whole, the same part of all frames of a window,
             anywhere in ``size``.
+        enlarge: False leaves out clips whose frames would have to be enlarged: there is no fine detail in them.
 
-    ``left_out`` counts the clips that gave no window, by reason; ``digest`` names the data.
+    ``digest`` names the data.
 
     Raises:
         Mistake: no index, a clip that is gone or has changed, or none that gives a window.
@@ -180,6 +186,7 @@ class ClipData(Ordered):
         workers: int = 0,
         keep: int = 1 << 30,
         crop: tuple[int, int] | None = None,
+        enlarge: bool = True,
     ):
         super().__init__(batch, steps, start_step, workers)
         opened = Index.open(index)
@@ -187,14 +194,15 @@ class ClipData(Ordered):
         self.crop = None if crop is None else (crop[0], crop[1])
         if crop is not None and (min(crop) < 1 or crop[0] > size[0] or crop[1] > size[1]):
             raise Mistake(f"{crop[0]}x{crop[1]} is no part of {size[0]}x{size[1]}", where="crop")
+        self.enlarge = enlarge
         self.keep, self.digest = keep // max(1, workers), opened.digest
-        self.left_out: Counter[str] = Counter()
+        self.left_out = Counter()
         self._train = self._windows(opened.split("train"))
         if not self._train:
             raise Mistake(
                 f"no clip gives {frames} frames at {fps} fps ({_told(self.left_out)})",
                 where=index,
-                mend="ask for fewer frames, or index longer clips",
+                mend="ask for fewer or smaller frames, or index other clips",
             )
 
     def _windows(self, entries: list[Entry]) -> list[Window]:
@@ -203,6 +211,9 @@ class ClipData(Ordered):
             entry.check()
             if self.frames > 1 and entry.fps < self.fps * video.FULL_RATE:
                 self.left_out[f"fewer than {self.fps} frames a second"] += 1
+                continue
+            if not self.enlarge and (entry.height < self.size[0] or entry.width < self.size[1]):
+                self.left_out[f"smaller than {self.size[0]}x{self.size[1]}"] += 1
                 continue
             here = windows(entry, self.frames, self.fps)
             self.left_out["shorter than a window"] += not here
@@ -214,7 +225,7 @@ class ClipData(Ordered):
         return Clips(self._train, self.frames, self.fps, self.size, order, self.keep, self.crop)
 
 
-def _told(left_out: Counter[str]) -> str:
+def _told(left_out: dict[str, int]) -> str:
     return (
         ", ".join(f"{count} {reason}" for reason, count in left_out.items() if count) or "it holds no clip to train on"
     )

@@ -98,9 +98,12 @@ def run(
     if dry_run:
         return target
     built = built_anew()
+    left_out = {reason: count for reason, count in built.data.left_out.items() if count}
+    for reason, count in left_out.items():
+        print(f"{count} clip{'s' * (count > 1)} left out: {reason}")
     out.mkdir(parents=True, exist_ok=True)
     (out / "config.yaml").write_text(config.to_yaml(settings))
-    with recorded(out, device, "train", stage=stage, config=config.digest(settings)) as noted:
+    with recorded(out, device, "train", stage=stage, config=config.digest(settings), left_out=left_out) as noted:
         with noted.timing(stage):
             train(built.stage, built.data, stage, out, device, resume)
         for parent in built.parents:

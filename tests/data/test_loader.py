@@ -111,6 +111,17 @@ def test_short_and_slow_clips_are_counted_none_at_all_is_a_mistake(indexed: Path
         data(indexed, frames=500)
 
 
+def test_clips_with_smaller_frames_are_left_out_where_detail_is_learned(indexed: Path) -> None:
+    entry = loader.Index.open(indexed).entries[0]
+    larger = (entry.height + 2, entry.width)
+    assert not any("smaller" in reason for reason in data(indexed, size=larger).left_out)
+    assert (
+        data(indexed, size=(entry.height, entry.width), enlarge=False).left_out.keys() == data(indexed).left_out.keys()
+    )
+    with pytest.raises(Mistake, match=rf"smaller than {larger[0]}x{larger[1]}"):
+        data(indexed, size=larger, enlarge=False)
+
+
 def test_a_changed_file_is_noticed(tmp_path: Path) -> None:
     path = write(tmp_path / "clips" / "a.mp4", 50, Fraction(25))
     build(tmp_path / "clips", tmp_path / "index")

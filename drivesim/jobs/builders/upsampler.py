@@ -35,7 +35,7 @@ PAPER_TEMPORAL = TemporalConfig(frames=8, depth=4, heads=4, cross=768, context="
 @dataclass(frozen=True)
 class UpsamplerRun:
     """Args:
-    index: folder that ``drivesim index`` wrote.
+    index: folder that ``drivesim index`` wrote; clips with smaller frames than ``size`` are left out.
     size: height and width of the high-resolution frames; their clips should be at least as large.
     crop: height and width of the part of them that a step sees; the model is then run on whole frames.
     fps: rate at which single frames are taken from the clips.
@@ -74,7 +74,7 @@ class UpsamplerRun:
 @dataclass(frozen=True)
 class UpsamplerTemporalRun:
     """Args:
-    index: folder that ``drivesim index`` wrote.
+    index: folder that ``drivesim index`` wrote; clips with smaller frames than ``size`` are left out.
     upsampler: weights of the image upsampler; its schedule and its low-resolution frames are taken over.
     size: as of the image upsampler; null for the size that it was trained at.
     crop: height and width of the part of the frames that a step sees.
@@ -162,6 +162,7 @@ def _clips(settings: UpsamplerRun | UpsamplerTemporalRun, size: tuple[int, int],
     return ClipData(
         given(settings.index, "index", "drivesim index"), frames=frames, fps=rate_of(settings.fps, "fps"), size=size,
         crop=settings.crop, batch=loop.batch, steps=loop.steps, start_step=begin, seed=loop.seed, workers=loop.workers,
+        enlarge=False,
     )  # fmt: skip
 
 
