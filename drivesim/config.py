@@ -18,6 +18,7 @@ import yaml
 from drivesim.errors import Mistake, nearest
 
 T = TypeVar("T")
+SPELLED = {"class": "cls"}  # keys of files that are no names in Python, and the fields that they mean
 
 
 def load(cls: type[T], file: str | Path | None, overrides: list[str] | tuple[str, ...] = ()) -> T:
@@ -64,6 +65,7 @@ def build(cls: type[T], values: dict[str, Any], where: object = "configuration")
     """``cls`` from plain values, every key and type checked."""
     from jsonargparse import ArgumentParser
 
+    values = _spelled(values, SPELLED)
     _check_keys(cls, values, (), where)
     parser = ArgumentParser(exit_on_error=False, default_env=False)
     parser.add_argument("--config", type=cls)
@@ -79,7 +81,14 @@ def plain(config: Any) -> dict[str, Any]:
     """A dataclass (or a mapping) as plain values that YAML and JSON can carry."""
     is_one = dataclasses.is_dataclass(config) and not isinstance(config, type)
     values = dataclasses.asdict(config) if is_one else config
-    return json.loads(json.dumps(values, default=str))
+    return _spelled(json.loads(json.dumps(values, default=str)), {field: key for key, field in SPELLED.items()})
+
+
+def _spelled(values: Any, spelling: dict[str, str]) -> Any:
+    """Plain values with keys spelled another way."""
+    if isinstance(values, dict):
+        return {spelling.get(key, key): _spelled(value, spelling) for key, value in values.items()}
+    return [_spelled(value, spelling) for value in values] if isinstance(values, list) else values
 
 
 def to_yaml(config: Any) -> str:

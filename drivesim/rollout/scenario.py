@@ -3,9 +3,12 @@
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
+from typing import Literal
 
 from drivesim import config
 from drivesim.errors import Mistake
+from drivesim.rollout import tracks
+from drivesim.rollout.tracks import Edit, Track
 from drivesim.scene import Labels
 
 
@@ -19,6 +22,8 @@ class Opening:
         frames: 1, or 2, which also tell how fast the car goes.
         generate: labels of the start frame that the image model makes when no clip is named.
         keep: the given frames themselves stand in front of the output, and in place of its frame 0.
+        labels: a label file or folder that holds the clip's own boxes, relative to the scenario's file; ``format`` is
+            that of the labels, told by a look at them where it is not given.
     """
 
     clip: str | None = None
@@ -26,6 +31,8 @@ class Opening:
     frames: int = 2
     generate: Labels | None = None
     keep: bool = False
+    labels: str | None = None
+    format: str | None = None
 
     @property
     def given(self) -> int:
@@ -51,6 +58,8 @@ class Scenario:
         size: height and width; ``None`` is the largest that the weights make.
         seeds: one future of the opening for each.
         labels: of the whole rollout; ``None`` takes those of ``opening.generate``, and unknown after a real opening.
+        boxes: ``unknown``, ``none`` (an empty street), or ``tracks``: those of the clip's own labels and ``tracks``,
+            after ``edits``.
     """
 
     version: int = 1
@@ -61,6 +70,9 @@ class Scenario:
     seeds: list[int] = field(default_factory=lambda: [0])
     labels: Labels | None = None
     guidance: Scales = field(default_factory=Scales)
+    boxes: Literal["unknown", "none", "tracks"] = "unknown"
+    tracks: tuple[Track, ...] = ()
+    edits: tuple[Edit, ...] = ()
 
     @property
     def rate(self) -> Fraction | None:
@@ -77,7 +89,8 @@ class Scenario:
         Not the length: a longer rollout begins with the shorter one.
         """
         opening = config.plain(replace(self.opening, clip=clip_id or None))
-        del opening["keep"]  # what is shown beside changes nothing that is made
+        for name in ("keep", "labels", "format"):  # what is shown beside changes nothing that is made
+            del opening[name]
         return config.digest({"opening": opening, "labels": config.plain(self.told)})
 
 
@@ -88,9 +101,11 @@ def load(file: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> Scena
         Mistake: no such file, an unknown key (with the nearest real one), a value that does not fit.
     """
     scenario = config.load(Scenario, file, overrides)
-    if scenario.opening.clip:
-        clip = (Path(file).parent / scenario.opening.clip).resolve()
-        scenario = replace(scenario, opening=replace(scenario.opening, clip=str(clip)))
+    clip, labels = (
+        str((Path(file).parent / named).resolve()) if named else named
+        for named in (scenario.opening.clip, scenario.opening.labels)
+    )
+    scenario = replace(scenario, opening=replace(scenario.opening, clip=clip, labels=labels))
     return check(scenario, file)
 
 
@@ -123,10 +138,15 @@ def check(scenario: Scenario, where: object = "scenario") -> Scenario:
     except (ValueError, ZeroDivisionError):
         positive = False
     told = [each for each in (scenario.labels, opening.generate) if each is not None]
+    listed = bool(scenario.tracks or scenario.edits or opening.labels)
     for wrong, what in (
         (scenario.version != 1, f"version {scenario.version} is not known; this is version 1"),
         (opening.clip and opening.generate, "the opening is either a clip or generated, not both"),
         (opening.keep and not opening.clip, "opening.keep: only a clip has frames to keep"),
+        (opening.labels and not opening.clip, "opening.labels: only a clip has boxes of its own"),
+        (opening.format and not opening.labels, "opening.format is that of opening.labels, and there are none"),
+        (listed and scenario.boxes != "tracks", "tracks, edits and opening.labels need boxes: tracks"),
+        (not listed and scenario.boxes == "tracks", "boxes: tracks, and there are none: add tracks or opening.labels"),
         (opening.frames not in (1, 2), f"opening.frames is 1 or 2, not {opening.frames}"),
         (not 0 <= opening.at < 1e6, f"opening.at is seconds into the clip, not {opening.at}"),
         (not 0 < scenario.seconds < 1e6, f"seconds is a length above 0, not {scenario.seconds}"),
@@ -138,4 +158,5 @@ def check(scenario: Scenario, where: object = "scenario") -> Scenario:
     ):
         if wrong:
             raise Mistake(what, where=where)
+    tracks.check(scenario.tracks, scenario.edits, where)
     return scenario

@@ -36,7 +36,11 @@ def test_a_generated_opening_hands_its_labels_on(tmp_path: Path) -> None:
     [
         ("secnds: 20", "secnds.*\n.*'seconds'"),
         ("opening: {clp: x.mp4}", "opening.clp.*\n.*'clip'"),
-        ("boxes: none", "unknown key 'boxes'"),
+        ("boxes: some", "boxes"),
+        ("boxes: tracks", "there are none"),
+        ("tracks: [{id: a, class: car, keys: [{t: 0, box: [0, 0, 1, 1]}]}]", "need boxes: tracks"),
+        ("opening: {labels: a.json}", "only a clip"),
+        ("{boxes: tracks, tracks: [{id: a, class: lorry, keys: [{t: 0, box: [0, 0, 1, 1]}]}]}", "no class 'lorry'"),
         ("opening: {clip: a.mp4, generate: {night: true}}", "not both"),
         ("opening: {clip: a.mp4, frames: 3}", "1 or 2"),
         ("seconds: -1", "above 0"),
