@@ -31,6 +31,12 @@ class Part:
     def __contains__(self, key: str) -> bool:
         return isinstance(self.value, dict) and key in self.value
 
+    def names(self) -> list[str]:
+        """The keys of an object."""
+        if not isinstance(self.value, dict):
+            self.wrong("is not an object")
+        return list(self.value)
+
     def rows(self) -> list["Part"]:
         """The values of a list."""
         if not isinstance(self.value, list):
