@@ -56,9 +56,10 @@ def videos(draw: st.DrawFn) -> Labelled:
 
 
 _visibility = st.one_of(st.just(math.nan), st.sampled_from([0.3, 0.5, 0.7, 1.0]), st.floats(0, 1))
+# At least 2 pixels wide: the sheet refuses a file whose every coordinate is below 2, as it looks like fractions.
 _box = st.builds(
     lambda x, y, w, h: (x, y, min(x + w, 1280.0), min(y + h, 720.0)),
-    *(st.floats(low, high) for low, high in ((0, 1270), (0, 710), (1, 400), (1, 400))),
+    *(st.floats(low, high) for low, high in ((0, 1270), (0, 710), (2, 400), (2, 400))),
 )
 
 
