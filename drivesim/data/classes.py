@@ -19,7 +19,8 @@ WORDS = {
     "|human pedestrian stroller|human pedestrian personal mobility|static person|construction worker|other person"
     "|official signaler|stroller|wheelchair|crowd|police officer|personal mobility",
     "other": "other|misc|tram|train|railed vehicle|animal|dog|other vehicle|non motorized vehicle|traffic light"
-    "|traffic sign|traffic cone|barrier|distractor|occluder|reflection|stop sign|sign|bollard|construction cone"
+    "|traffic sign|traffic cone|barrier|distractor|occluder"
+    "|occluder on the ground|occluder full|reflection|stop sign|sign|bollard|construction cone"
     "|construction barrel|mobile pedestrian sign|wheeled device|unknown|movable object barrier"
     "|movable object trafficcone|movable object pushable pullable|movable object debris|static object bicycle rack"
     "|mobile pedestrian crossing sign|on road obstacle|other mover|wheeled slow|forklift",

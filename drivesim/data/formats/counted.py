@@ -173,7 +173,9 @@ def words(labelled: Labelled, remarks: Remarks, legal: str = r"[^\x00-\x1f\x7f\u
         if means != cls and not (ignored and means is None and cls == "other" and word):
             remarks.add(WORD, f"{labelled.video}: {word}")
             word = cls
-        kept = "".join(c if re.fullmatch(legal, c) else "_" for c in word)
+        kept = word.strip()
+        if not re.fullmatch(f"(?:{legal})*", kept):
+            kept = "".join(c if re.fullmatch(legal, c) else "_" for c in kept)
         if kept != word:
             remarks.add(CHANGED, f"{labelled.video}: {word!r}")
         found.append(kept)

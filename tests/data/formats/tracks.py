@@ -56,10 +56,11 @@ def videos(draw: st.DrawFn) -> Labelled:
 
 
 _visibility = st.one_of(st.just(math.nan), st.sampled_from([0.3, 0.5, 0.7, 1.0]), st.floats(0, 1))
-# At least 2 pixels wide: the sheet refuses a file whose every coordinate is below 2, as it looks like fractions.
+# At least 2 pixels wide: the sheet refuses a file whose every coordinate is below 2, as it looks like fractions. In
+# 64ths, so that what is rounded to 4 decimals sorts as before and ``moved`` pairs regions, which have no id, rightly.
 _box = st.builds(
-    lambda x, y, w, h: (x, y, min(x + w, 1280.0), min(y + h, 720.0)),
-    *(st.floats(low, high) for low, high in ((0, 1270), (0, 710), (2, 400), (2, 400))),
+    lambda x, y, w, h: (x / 64, y / 64, min((x + w) / 64, 1280.0), min((y + h) / 64, 720.0)),
+    *(st.integers(64 * low, 64 * high) for low, high in ((0, 1270), (0, 710), (2, 400), (2, 400))),
 )
 
 
