@@ -19,7 +19,7 @@ PLAIN = re.compile(r"0|[1-9]\d{0,17}")  # ids that are numbers, as annotations.S
 RATE = re.compile(r"\d{1,7}(\.\d{1,9})?|[1-9]\d{0,9}/[1-9]\d{0,9}")
 
 # reasons, as they are told
-FAR_FRAME = f"has a frame number above {MOST_FRAMES}"
+FAR_FRAME = f"has a frame number below 0 or above {MOST_FRAMES}"
 OFF_GRID = "stands between two frames of the rate that is written, and moves to the nearer one"
 COLLIDED = "shares a frame with another box of its track at the rate that is written, and is left out"
 UNLABELLED = "is a frame between labelled ones that was not labelled, and reads as one without boxes"

@@ -74,7 +74,7 @@ def _sequence(file: Path, footage: Footage, remarks: Remarks) -> Labelled | None
     last = -1
     for n, (frame, track, word, occluded, box) in lines:
         where = f"line {n}"
-        if frame > counted.MOST_FRAMES:
+        if not 0 <= frame <= counted.MOST_FRAMES:
             remarks.add(counted.FAR_FRAME, f"{file.stem}: {where}")
             continue
         if place is not None and frame not in place:

@@ -130,7 +130,7 @@ def _sequence(file: Path, known: Known, remarks: Remarks) -> Labelled | None:
     sheet, last = Sheet(name, size, footage, remarks), 0
     for line in lines:
         frame = line.frame - first
-        if frame > counted.MOST_FRAMES:
+        if not 0 <= frame <= counted.MOST_FRAMES:
             remarks.add(counted.FAR_FRAME, f"{name}: {line.where}")
             continue
         last = max(last, frame + 1)
