@@ -249,6 +249,10 @@ def _fps(parser: Parser, text: str, **kwargs: Any) -> None:
 
 def _index_options(parser: Parser) -> None:
     parser.add_argument("--recipe", type=Path, metavar="FILE", help="layout, split, labels and licence of the source")
+    parser.add_argument("--labels", type=Path, metavar="PLACE", help="label file or folder: boxes by the clips' names")
+    parser.add_argument(
+        "--format", metavar="F", help="of the labels: bdd100k, kitti, cvat, mot, ... (default: by a look)"
+    )
     parser.add_argument("--seed", type=seed, default=0, metavar="S", help="of a rendered source (default 0)")
     _out(parser, "runs/index")
 
@@ -257,7 +261,7 @@ def _index(args: argparse.Namespace) -> None:
     from drivesim.jobs import index
 
     (source,) = _paths(args, "SOURCE")
-    index.run(source, args.out or Path("runs/index"), args.recipe, args.seed)
+    index.run(source, args.out or Path("runs/index"), args.recipe, args.seed, args.labels, args.format)
 
 
 def _encode_options(parser: Parser) -> None:
@@ -468,6 +472,20 @@ def _doctor(args: argparse.Namespace) -> None:
     doctor.run(args.weights)
 
 
+def _scenario_options(parser: Parser) -> None:
+    parser.add_argument(
+        "--out", type=Path, metavar="PLACE", help="the video (preview.mp4) or folder of labels (labels)"
+    )
+    parser.add_argument("--format", metavar="F", help="convert: of the labels that are written")
+
+
+def _scenario(args: argparse.Namespace) -> None:
+    action, file = _paths(args, "ACTION", "FILE")
+    from drivesim.jobs import scenario
+
+    scenario.run(str(action), file, args.out, args.format)
+
+
 def _weights_options(parser: Parser) -> None:
     parser.add_argument("--out", type=Path, metavar="FILE", help="convert: the safetensors that are written")
 
@@ -481,7 +499,7 @@ def _weights(args: argparse.Namespace) -> None:
 
 COMMANDS = {
     "index": Command(
-        "SOURCE [--recipe FILE] [--out DIR] [--seed S]",
+        "SOURCE [--recipe FILE] [--labels PLACE] [--format F] [--out DIR] [--seed S]",
         "list the clips of a folder of videos or numbered images, with day or night measured",
         "drivesim index ~/dashcam --out runs/index",
         _index_options,
@@ -528,6 +546,13 @@ COMMANDS = {
         "drivesim report runs/two",
         lambda parser: None,
         _report,
+    ),
+    "scenario": Command(
+        "check | preview | convert FILE [--format F] [--out PLACE]",
+        "check a scenario file; draw its boxes over the clip, with no model; write them as labels",
+        "drivesim scenario preview cut-in.yaml --out cut-in.mp4",
+        _scenario_options,
+        _scenario,
     ),
     "weights": Command(
         "check FILE|FOLDER  or  convert FILE --out FILE.safetensors",

@@ -242,10 +242,11 @@ def without(weights: Path, *stages_: str) -> Stack:
         return stack.load(Path(folder))
 
 
-def seams(models: Stack, entries: list[Entry], steps: int) -> list[str]:
+def seams(models: Stack, entries: list[Entry], steps: int, overlap: int) -> list[str]:
     """Where windows of the upsampler meet in time, and where its tiles meet in space."""
     assert models.upsampler is not None and models.upsampled is not None
-    frames, overlap = models.upsampler.frames, min(1, models.upsampler.frames - 1)
+    frames = models.upsampler.frames
+    overlap = min(overlap, frames - 1)
     pieces, found = Pieces(frames, overlap), {"windows": list[float](), "tiles": list[float]()}
     height, width = models.upsampled
     tile = (height * 5 // 8, width * 5 // 8)
@@ -305,6 +306,7 @@ def main() -> None:
     parser.add_argument("--keys", type=int, default=6, help="key-frames a clip, for interpolation")
     parser.add_argument("--frames", type=int, default=32, help="frames a clip, for decoder and upsampler")
     parser.add_argument("--steps", type=int, default=2, help="DDIM steps of the upsampler")
+    parser.add_argument("--overlap", type=int, default=1, help="frames that windows of the upsampler share, for seams")
     parser.add_argument("--between", type=int, default=2, help="DDIM steps of the interpolation model")
     parser.add_argument("--keep", type=Path, help="leave the videos here, to look at")
     args = parser.parse_args()
@@ -323,7 +325,7 @@ def main() -> None:
                 alone, clips = without(args.weights, "upsampler-temporal"), held(args.index, args.frames, args.clips)
                 said += upsampler(models, alone, clips, args.frames, args.steps, root / part)
             else:
-                said += seams(models, held(args.index, args.frames, args.clips)[:4], args.steps)
+                said += seams(models, held(args.index, args.frames, args.clips)[:4], args.steps, args.overlap)
             said += [""]
             print("\n".join(said[-20:]), f"\n{part}: {time.monotonic() - begin:.0f} s", flush=True)
     if args.out:

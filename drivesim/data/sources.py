@@ -12,7 +12,9 @@ from typing import Literal
 import numpy as np
 
 from drivesim import config
-from drivesim.data import video
+from drivesim.data import labelling, video
+from drivesim.data.annotations import Remarks
+from drivesim.data.formats import known
 from drivesim.data.index import Entry, Index, Rows, identity, size_of, whole_folder
 from drivesim.errors import Mistake
 
@@ -37,6 +39,8 @@ class Recipe:
         drive: regular expression searched in the path; what it finds (its first group, if any) names the drive. Without
             it the folder does, and each file that lies in the root itself is a drive.
         val: share of the drives that is held back.
+        labels: a label file or folder, relative to the root, by whose names its clips get their boxes.
+        format: that of the labels (``data/formats``); told by a look at them where it is not given.
         clips, seconds, size, seed: of a rendered world: number of clips, length, height and width, first seed.
     """
 
@@ -50,6 +54,8 @@ class Recipe:
     fps: str | int | float | None = None
     drive: str | None = None
     val: float = 0.1
+    labels: str = ""
+    format: str | None = None
     clips: int = 0
     seconds: float = 0.0
     size: tuple[int, int] = (128, 256)
@@ -89,18 +95,23 @@ def build(
     out: str | Path,
     recipe: Recipe | None = None,
     progress: Callable[[list[Path]], Iterable[Path]] = iter,
+    remarks: Remarks | None = None,
 ) -> Index:
-    """Indexes the videos (or folders of images) below ``source`` into the folder ``out``.
+    """Indexes the videos (or folders of images) below ``source`` into the folder ``out``, with their labels if the
+    recipe names some; what is wrong with a box goes to ``remarks``.
 
     A file that cannot be used is a line in ``quarantine.jsonl``, and the work goes on.
 
     Raises:
-        Mistake: no folder, an empty one, one without a readable video; then ``out`` is not made.
+        Mistake: no folder, an empty one, one without a readable video, labels that cannot be read or belong to no
+            clip; then ``out`` is not made.
     """
     source, out, recipe = Path(source), Path(out), recipe or Recipe()
     if not source.is_dir():
         raise Mistake("no such folder" if not source.exists() else "is not a folder", where=source)
     root = source.resolve()
+    if recipe.labels:
+        known.of(root / recipe.labels, recipe.format)  # before hours of reading
     rows = Rows()
     found = candidates(root, recipe)
     if not found:
@@ -122,6 +133,9 @@ def build(
         if not rows.entries:
             reason = f"{rows.quarantined[0]['path']} {rows.quarantined[0]['reason']}"
             raise Mistake(f"holds no readable video ({len(found)} tried: {reason})", where=source)
+        if recipe.labels:
+            place = root / recipe.labels
+            labelling.join(rows, place, known.of(place, recipe.format), Remarks() if remarks is None else remarks)
         rows.write(part, recipe.val)
     return Index.open(out)
 

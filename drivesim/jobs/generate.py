@@ -59,6 +59,10 @@ def run(
         name: _with_options(each, opening, minutes, seeds or [], size, fps, keep_opening)
         for name, each in _scenarios(scenario).items()
     }
+    for name, each in found.items():
+        if each.boxes != "unknown":
+            what = f"boxes: {each.boxes}, and no model takes boxes yet"
+            raise Mistake(what, where=name or scenario, mend="'drivesim scenario preview' draws them over the clip")
     _check_free(out, found, resume)
     stack = stacks.load(weights, device, precision)
     planned: list[tuple[Path, Rollout]] = [

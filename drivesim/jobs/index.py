@@ -9,10 +9,12 @@ from os import cpu_count
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import track
 
 from drivesim import world
 from drivesim.data import video
+from drivesim.data.annotations import Remarks
 from drivesim.data.index import QUARANTINE, Entry, Index, Rows, whole_folder
 from drivesim.data.sources import Recipe, build, load_recipe, measure, rendered
 from drivesim.errors import Mistake
@@ -22,13 +24,21 @@ SPACING = 100_000  # seeds of worlds: those of two values of --seed never meet
 WORLD_CRF = 12  # the world's flat colours and thin lines show x264's marks early; its clips are short
 
 
-def run(source: Path, out: Path, recipe: Path | None = None, seed: int = 0) -> Path:
+def run(
+    source: Path,
+    out: Path,
+    recipe: Path | None = None,
+    seed: int = 0,
+    labels: Path | None = None,
+    form: str | None = None,
+) -> Path:
     """Indexes ``source`` into the folder ``out``.
 
     Args:
         source: a folder of clips, or a recipe (YAML) that says its own root or renders the world.
         recipe: how to read the folder.
         seed: of a rendered world.
+        labels: a label file or folder, in the place of the recipe's; ``form`` its format.
 
     Raises:
         Mistake: nothing to index, ``out`` is taken, a wrong recipe.
@@ -37,13 +47,20 @@ def run(source: Path, out: Path, recipe: Path | None = None, seed: int = 0) -> P
     if recipe is None and source.suffix in (".yaml", ".yml"):
         recipe = source
     rules = load_recipe(Path(recipe)) if recipe else Recipe()
+    if labels is not None:
+        rules = replace(rules, labels=str(Path(labels).resolve()))
+    if form is not None:
+        rules = replace(rules, format=form)
+    if rules.format is not None and not rules.labels:
+        raise Mistake("is the format of labels, and none are named", where="--format", mend="add --labels PLACE")
+    remarks = Remarks()
     if rules.kind == "world":
         made = render(rules, out, seed)
     else:
         if recipe is not None and source == recipe:
             source = _root(rules, source)
-        made = build(source, out, rules, lambda files: track(files, "indexing", transient=True))
-    _tell(made)
+        made = build(source, out, rules, lambda files: track(files, "indexing", transient=True), remarks)
+    _tell(made, remarks)
     return out
 
 
@@ -87,7 +104,7 @@ def _root(rules: Recipe, recipe: Path) -> Path:
     return recipe.parent / rules.root
 
 
-def _tell(made: Index) -> None:
+def _tell(made: Index, remarks: Remarks) -> None:
     say = Console(highlight=False).print
     seconds = sum(entry.seconds for entry in made.entries)
     nights = sum(bool(entry.night) for entry in made.entries)
@@ -96,6 +113,13 @@ def _tell(made: Index) -> None:
         f"{made.folder}: {len(made.entries)} clips of {drives} drives, {seconds:.1f} s, {nights} at night, "
         f"{len(made.split('val'))} held back"
     )
+    labelled = [entry for entry in made.entries if entry.labels is not None]
+    if labelled:
+        boxes = [found for entry in labelled if (found := made.boxes(entry.clip_id)) is not None]
+        tracks = sum(len(set(found.track[~found.ignored].tolist())) for found in boxes)
+        say(f"{len(labelled)} clips with {sum(map(len, boxes))} boxes of {tracks} tracks")
+    for line in remarks.lines():
+        say(f"[yellow]labels[/] {escape(line)}")
     lines = (made.folder / QUARANTINE).read_text(encoding="utf-8").splitlines()
     if lines:
         say(f"{len(lines)} files left out, see {made.folder / QUARANTINE}")

@@ -35,7 +35,14 @@ def run(line: str) -> int:
 
 def test_index(calls: list) -> None:
     assert run("index clips --seed 3 --recipe r.yaml --out o") == 0
-    assert calls == [((Path("clips"), Path("o"), Path("r.yaml"), 3), {})]
+    assert run("index clips --labels l.json --format coco") == 0
+    plain, labelled = (Path("r.yaml"), 3, None, None), (None, 0, Path("l.json"), "coco")
+    assert calls == [((Path("clips"), Path("o"), *plain), {}), ((Path("clips"), Path("runs/index"), *labelled), {})]
+
+
+def test_scenario(calls: list) -> None:
+    assert run("scenario check s.yaml") == run("scenario convert --format mot --out l s.yaml") == 0
+    assert calls == [(("check", Path("s.yaml"), None, None), {}), (("convert", Path("s.yaml"), Path("l"), "mot"), {})]
 
 
 def test_encode(calls: list) -> None:
@@ -133,8 +140,8 @@ def test_the_jobs_take_what_the_command_gives() -> None:
     import importlib
     import inspect
 
-    wanted = {"index": 4, "encode": 6, "train": 9, "generate": 11, "evaluate": 9, "report": 1, "demo": 3, "doctor": 1}
-    wanted |= {"weights": 3}
+    wanted = {"index": 6, "encode": 6, "train": 9, "generate": 11, "evaluate": 9, "report": 1, "demo": 3, "doctor": 1}
+    wanted |= {"weights": 3, "scenario": 4}
     for name, count in wanted.items():
         inspect.signature(importlib.import_module(f"drivesim.jobs.{name}").run).bind(*range(count))
     inspect.signature(importlib.import_module("drivesim.jobs.tally").run).bind(*range(2))

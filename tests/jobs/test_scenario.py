@@ -1,0 +1,108 @@
+"""``drivesim index --labels`` and ``drivesim scenario``: labels of real clips, edited, drawn, and written again."""
+
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from drivesim.data import video
+from drivesim.data.index import Index
+from drivesim.errors import Mistake
+from drivesim.jobs import generate, index, scenario
+
+CAMERA = "ftheta_camera_front_wide_120fov"
+CLIP = "av_002b815b-7595-4d54-a9f4-4c62c83d3009_0"
+
+
+@pytest.fixture
+def bundle(shared: Path) -> Path:
+    return shared / "data" / "permissive" / "cosmos_multiview"
+
+
+def written(folder: Path, text: str) -> Path:
+    file = folder / "cut-in.yaml"
+    file.write_text(text)
+    return file
+
+
+def over_the_clip(bundle: Path, more: str = "") -> str:
+    clip, labels = bundle / "videos" / CAMERA / f"{CLIP}.mp4", bundle / "box_tracks_derived" / CAMERA
+    return f"opening: {{clip: '{clip}', labels: '{labels}', format: bdd100k}}\nseconds: 0.5\nboxes: tracks\n{more}"
+
+
+def test_labels_join_an_index_by_name(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = index.run(bundle / "videos" / CAMERA, tmp_path / "index", labels=bundle / "box_tracks_derived" / CAMERA)
+    made = Index.open(out)
+    boxes = [made.boxes(entry.clip_id) for entry in made.entries]
+    assert sum(map(len, (b for b in boxes if b is not None))) == 550 + 108
+    assert all(entry.cars is not None and entry.labels and entry.labels.startswith("bdd100k") for entry in made.entries)
+    assert "6 clips with 658 boxes" in capsys.readouterr().out.replace("\n", " ")
+
+
+def test_labels_of_other_videos_are_refused_before_anything_is_written(bundle: Path, tmp_path: Path) -> None:
+    labels = bundle / "box_tracks_derived" / CAMERA
+    with pytest.raises(Mistake, match=r"none of its labels belongs to a clip .*\n.*the clips are called"):
+        index.run(bundle.parent / "udacity_carnd", tmp_path / "index", labels=labels)
+    assert not (tmp_path / "index").exists()
+    with pytest.raises(Mistake, match="no label format 'bdd'\n.*bdd100k"):
+        index.run(bundle / "videos" / CAMERA, tmp_path / "index", labels=labels, form="bdd")
+
+
+def test_boxes_are_drawn_over_the_clip(bundle: Path, tmp_path: Path) -> None:
+    file = written(tmp_path, over_the_clip(bundle, "size: [270, 480]\n"))
+    scenario.run("preview", file, tmp_path / "preview.mp4")
+    info = video.probe(tmp_path / "preview.mp4")
+    assert (info.height, info.width, info.frames) == (270, 480, 15)
+    plain = video.read(bundle / "videos" / CAMERA / f"{CLIP}.mp4", frames=1, size=(270, 480)).frames[0]
+    drawn = video.read(tmp_path / "preview.mp4", frames=1).frames[0]
+    changed = np.abs(drawn.astype(int) - plain).max(axis=2) > 40
+    assert 0.005 < changed.mean() < 0.2
+
+
+def test_edits_are_written_as_labels(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    edits = """edits:
+- {op: insert, track: cut-in, class: truck,
+   keys: [{t: 0, box: [0.1, 0.4, 0.3, 0.6]}, {t: 0.4, box: [0.4, 0.4, 0.6, 0.6]}]}
+"""
+    file = written(tmp_path, over_the_clip(bundle, edits))
+    scenario.run("convert", file, tmp_path / "labels", "bdd100k")
+    shown = written(tmp_path, f"opening: {{generate: {{}}}}\nseconds: 1\nboxes: tracks\n{edits}")
+    scenario.run("check", shown)
+    assert "1 edits" in capsys.readouterr().out
+    from drivesim.data.annotations import Footage, Remarks
+    from drivesim.data.formats.known import of
+
+    remarks = Remarks()
+    (read,) = of(tmp_path / "labels").read(tmp_path / "labels", lambda _: Footage(fps=Fraction(30)), remarks)
+    (number,) = [n for n in set(read.boxes.track.tolist()) if read.id_of(n) == "cut-in"]
+    rows = read.boxes.track == number
+    assert rows.sum() == 13 and {read.boxes.cls[n] for n in np.flatnonzero(rows)} == {"truck"}
+    assert read.boxes.box[rows][-1] == pytest.approx([0.4, 0.4, 0.6, 0.6], abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("action", "form", "words"),
+    [
+        ("prevew", None, "'preview'"),
+        ("convert", None, "convert, which needs it"),
+        ("check", "kitti", "belongs to convert"),
+        ("convert", "nuscenes", "only read\n.*kitti"),
+    ],
+)
+def test_what_cannot_be_meant_is_said(tmp_path: Path, action: str, form: str | None, words: str) -> None:
+    file = written(tmp_path, "boxes: none\n")
+    with pytest.raises(Mistake, match=words):
+        scenario.run(action, file, tmp_path / "out", form)
+
+
+def test_an_edit_of_a_track_that_is_not_there_names_the_nearest(bundle: Path, tmp_path: Path) -> None:
+    file = written(tmp_path, over_the_clip(bundle, "edits: [{op: delete, track: nobody}]\n"))
+    with pytest.raises(Mistake, match=r"cut-in.yaml: edits\[0\] \(delete 'nobody'\): there is no such track"):
+        scenario.run("check", file)
+
+
+def test_no_model_takes_boxes_yet_and_generate_says_so(tmp_path: Path) -> None:
+    file = written(tmp_path, "boxes: none\n")
+    with pytest.raises(Mistake, match="no model takes boxes yet"):
+        generate.run(file, tmp_path / "weights", tmp_path / "out")
