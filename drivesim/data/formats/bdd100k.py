@@ -1,88 +1,128 @@
 """BDD100K / Scalabel: a JSON list of frames, or ``{"frames": [...], "config": {...}}``, with boxes by category and id.
 
 Corners are inclusive, as in Scalabel's own conversions (a box from 10 to 19 is 10 wide): one is added on reading, taken
-away on writing. A frame's place is its ``frameIndex``, at the rate of ``config.fps`` where we wrote it, else at 5 a
-second, the rate of BDD100K's box tracks; numbers that lead behind the video's end at 5, but not at its own rate, are at
-its own, which a remark says. Sizes are the frame's ``size``, ``config.imageSize``, the video's, else 1280x720.
-``crowd`` and categories called ignored are regions to ignore. Labels without ``box2d`` (polygons) are counted.
+away on writing. BDD100K's own boxes reach 1280 in frames that wide; what lies over the edge by that pixel is cut.
+A frame's place is its ``frameIndex``, at the rate of ``config.fps`` where we wrote it, else at 5 a second, the rate of
+BDD100K's box tracks; numbers that lead behind the video's end at 5, but not at its own rate, are at its own, which a
+remark says. Sizes are the frame's ``size``, ``config.imageSize``, the video's, else 1280x720.
+
+Frames without ``videoName`` are videos of one frame each. Where one has several frames of a number, as drives with
+several cameras do, every camera is a video, called as its frames are without their number. ``crowd``, ``ignored`` and
+categories called ignored are regions to ignore. Labels without ``box2d`` (polygons) are counted. Written files hold an
+exact ``visibility`` beside ``occluded``, and ``cars`` beside ``timeofday``; Scalabel passes over both.
+Source: Scalabel's format and ``transforms.py``; BDD100K's documentation.
 """
 
 import json
 import math
+import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
 from drivesim.data.annotations import Footage, Known, Labelled, Remarks, Sheet
-from drivesim.data.classes import class_of
-from drivesim.data.formats import Format
+from drivesim.data.formats import Format, counted, fields
 from drivesim.data.formats.document import Part, opened
+from drivesim.errors import Mistake
+from drivesim.scene import Labels
 from drivesim.weights import write_atomic
 
 FPS = Fraction(5)
 SIZE = (720, 1280)
-NO_BOX = "has no box2d (a polygon or a lane) and is no box"
+PLACES = ("*.json", "*/*.json")  # the download has train/ and val/
+LIGHTS = {"night": True, "daytime": False}
+
+# reasons, as they are told
+NO_BOX = "has no box2d (a polygon, a lane, a box in space) and is no box"
 OWN_RATE = "frames are numbered at the video's own rate, not at 5 a second"
-OFF_GRID = "stood between two frames of the rate that is written, and moved to the nearer one"
-LOOK = 4096
+NO_INDEX = "frames have no frameIndex, and were taken in their order"
+CAMERAS = "has several frames of a number, and became a video for each name of its frames"
 
 
 def claims(place: Path) -> bool:
     try:
-        file = place if place.is_file() else min(place.glob("*.json"), default=None)
-        if file is None or file.suffix != ".json":
-            return False
-        with open(file, "rb") as opened_file:
-            head = opened_file.read(LOOK)
-        return b'"images"' not in head and (b'"videoName"' in head or (b'"labels"' in head and b'"name"' in head))
-    except OSError:
+        return any(_looks(file) for file in counted.listed(place, PLACES)[:5])
+    except (OSError, Mistake):
         return False
 
 
+def _looks(file: Path) -> bool:
+    if file.suffix.lower() != ".json":
+        return False
+    head = counted.head(file)
+    if any(f'"{key}"' in head for key in ("images", "image_id", "videos")):  # COCO's
+        return False
+    return '"videoName"' in head or '"imageSize"' in head or ('"labels"' in head and '"name"' in head)
+
+
 def read(place: Path, known: Known, remarks: Remarks) -> list[Labelled]:
-    files = sorted(place.glob("*.json")) if place.is_dir() else [place]
-    found = []
-    for file in files:
-        found += _read_file(file, known, remarks)
-    return found
+    """Raises:
+    Mistake: no files, or one that is not Scalabel's.
+    """
+    return [one for file in counted.listed(place, PLACES) for one in _read_file(file, known, remarks)]
 
 
 def _read_file(file: Path, known: Known, remarks: Remarks) -> list[Labelled]:
     document = opened(file)
-    config = document["config"] if "config" in document else None
+    config = fields.told(document, "config")
     frames = (document["frames"] if "frames" in document else document).rows()
-    stated = _rate(config["fps"]) if config is not None and "fps" in config else None
-    videos: dict[str, list[Part]] = {}
-    for number, frame in enumerate(frames):
-        named = "videoName" in frame and frame["videoName"].value is not None
-        name = frame["videoName"] if named else frame["name"] if "name" in frame else None
-        videos.setdefault(str(number) if name is None else Path(name.text()).stem, []).append(frame)
+    rate = fields.told(config, "fps")
+    stated = None if rate is None else fields.rate(rate)
     found = []
-    for video, own in videos.items():
+    for video, own in _videos(frames, remarks).items():
         footage = known(video)
-        sheet = Sheet(video, _size(own[0], config) or footage.size or SIZE, footage, remarks)
-        fps = stated or _fitting(max(map(_place, own)), footage, video, remarks)
-        for frame in own:
-            _read_frame(frame, sheet, fps, remarks)
+        sheet = Sheet(video, _size(own, config) or footage.size or SIZE, footage, remarks)
+        places = _places(own, video, remarks)
+        fps = stated or _fitting(max(places, default=0), footage, video, remarks)
+        for place, frame in places.items():
+            for part in frame:
+                _read_frame(part, sheet, place / fps, remarks)
         if (labelled := sheet.done()) is not None:
             found.append(labelled)
     return found
 
 
-def _place(frame: Part) -> int:
-    has = "frameIndex" in frame and frame["frameIndex"].value is not None
-    return frame["frameIndex"].whole() if has else 0
+def _videos(frames: list[Part], remarks: Remarks) -> dict[str, list[Part]]:
+    """The frames of every video, by its name."""
+    videos: dict[str, list[Part]] = {}
+    for number, frame in enumerate(frames):
+        videos.setdefault(_text(frame, "videoName") or _stem(frame) or str(number), []).append(frame)
+    split: dict[str, list[Part]] = {}
+    for video, own in videos.items():
+        indices = Counter(part.whole() for frame in own if (part := fields.told(frame, "frameIndex")) is not None)
+        cameras = {re.sub(r"[-_]?\d+$", "", _stem(frame)) for frame in own}
+        several = len(cameras) > 1 and max(indices.values(), default=0) > 1
+        if several:
+            remarks.add(CAMERAS, video)
+        for frame in own:
+            split.setdefault(re.sub(r"[-_]?\d+$", "", _stem(frame)) if several else video, []).append(frame)
+    return split
 
 
-def _rate(part: Part) -> Fraction:
-    try:
-        rate = Fraction(part.text())
-    except (ValueError, ZeroDivisionError):
-        part.wrong("is not a rate")
-    if rate <= 0:
-        part.wrong("is not a rate")
-    return rate
+def _text(frame: Part, key: str) -> str:
+    part = fields.told(frame, key)
+    return "" if part is None else fields.video(part.text())
+
+
+def _stem(frame: Part) -> str:
+    return _text(frame, "name")
+
+
+def _places(own: list[Part], video: str, remarks: Remarks) -> dict[int, list[Part]]:
+    """The frames of a video by their numbers; one that none can be is told."""
+    numbers = [fields.told(frame, "frameIndex") for frame in own]
+    if None in numbers and len(own) > 1:
+        remarks.add(NO_INDEX, video)
+    places: dict[int, list[Part]] = {}
+    for order, (number, frame) in enumerate(zip(numbers, own, strict=True)):
+        place = order if None in numbers or number is None else number.whole()
+        if not 0 <= place <= counted.MOST_FRAMES:
+            remarks.add(counted.FAR_FRAME, f"{video}: {_stem(frame)}", max(1, len(_labels(frame))))
+            continue
+        places.setdefault(place, []).append(frame)
+    return places
 
 
 def _fitting(last: int, footage: Footage, video: str, remarks: Remarks) -> Fraction:
@@ -94,94 +134,92 @@ def _fitting(last: int, footage: Footage, video: str, remarks: Remarks) -> Fract
     return own
 
 
-def _read_frame(frame: Part, sheet: Sheet, fps: Fraction, remarks: Remarks) -> None:
-    name = frame["name"].text() if "name" in frame else f"frame {_place(frame)}"
-    time = _place(frame) / fps
+def _labels(frame: Part) -> list[Part]:
+    labels = fields.told(frame, "labels")
+    return [] if labels is None else labels.rows()
+
+
+def _read_frame(frame: Part, sheet: Sheet, time: Fraction, remarks: Remarks) -> None:
+    name = _stem(frame) or f"{float(time):g} s"
     sheet.look(time)
-    if "attributes" in frame and "timeofday" in (told := frame["attributes"]):
-        light = told["timeofday"].value
-        if light in ("night", "daytime"):
-            sheet.labels = replace(sheet.labels, night=light == "night")
-    labels = frame["labels"] if "labels" in frame else None
-    for label in [] if labels is None or labels.value is None else labels.rows():
-        if "box2d" not in label or label["box2d"].value is None:
+    sheet.labels = _told(fields.told(frame, "attributes"), sheet.labels)
+    for label in _labels(frame):
+        box = fields.told(label, "box2d")
+        if box is None:
             remarks.add(NO_BOX, f"{sheet.video}: {name}")
             continue
-        box, category = label["box2d"], label["category"].text()
-        corners = tuple(_number(box[side]) + side.endswith("2") for side in ("x1", "y1", "x2", "y2"))
-        flags = label["attributes"] if "attributes" in label else None
-        track = label["id"].value if "id" in label else None
-        ignore = "ignored" in category or _flag(flags, "crowd") is True
+        x1, y1, x2, y2 = (fields.coordinate(box[side]) for side in ("x1", "y1", "x2", "y2"))
+        category, flags, track = label["category"].text(), fields.told(label, "attributes"), fields.told(label, "id")
+        ignore = "ignored" in category or fields.flag(flags, "crowd") or fields.flag(flags, "ignored") or False
         sheet.add(
-            time, None if track is None else str(track), category, (corners[0], corners[1], corners[2], corners[3]),
-            _visibility(flags), ignore, name,
-        )  # fmt: skip
+            time,
+            None if track is None else fields.identity(track),
+            category,
+            (x1, y1, x2 + 1, y2 + 1),
+            fields.visibility(flags),
+            ignore,
+            name,
+        )
 
 
-def _number(part: Part) -> float:
-    """Also what JSON has no word for: the sheet refuses it with its place."""
-    value = part.value
-    return float(value) if isinstance(value, float) and not math.isfinite(value) else part.number()
+def _told(attributes: Part | None, labels: Labels) -> Labels:
+    light, cars = fields.told(attributes, "timeofday"), fields.told(attributes, "cars")
+    if light is not None and isinstance(light.value, str) and light.value in LIGHTS:
+        labels = replace(labels, night=LIGHTS[light.value])
+    return labels if cars is None else replace(labels, cars=cars.whole())
 
 
-def _flag(flags: Part | None, name: str) -> object:
-    return flags[name].value if flags is not None and name in flags else None
-
-
-def _visibility(flags: Part | None) -> float:
-    exact, occluded = _flag(flags, "visibility"), _flag(flags, "occluded")
-    if isinstance(exact, (int, float)) and not isinstance(exact, bool) and 0 <= exact <= 1:
-        return float(exact)
-    return math.nan if not isinstance(occluded, bool) else 0.5 if occluded else 1.0
-
-
-def _size(frame: Part, config: Part | None) -> tuple[int, int] | None:
-    for holder, key in ((frame, "size"), (config, "imageSize")):
-        if holder is not None and key in holder and holder[key].value is not None:
-            return holder[key]["height"].whole(), holder[key]["width"].whole()
-    return None
+def _size(own: list[Part], config: Part | None) -> tuple[int, int] | None:
+    sizes = {fields.size(fields.told(frame, "size")) for frame in own} - {None}
+    if len(sizes) > 1:
+        own[0].wrong("and other frames of its video are of several sizes")
+    return sizes.pop() if sizes else fields.size(fields.told(config, "imageSize"))
 
 
 def write(labelled: Sequence[Labelled], folder: Path, fps: Fraction, remarks: Remarks) -> None:
-    for one in labelled:
-        frames: dict[int, list[dict[str, object]]] = {}
-        for time in one.times:
-            place = round(time * fps)
-            if place != time * fps:
-                remarks.add(OFF_GRID, f"{one.video}: {float(time):g} s")
-            frames.setdefault(place, [])
-        for row, time in enumerate(one.boxes.time):
-            frames.setdefault(round(time * fps), []).append(_label(one, row))
+    """``folder/VIDEO.json``."""
+    for name, one in list(counted.filed(labelled, remarks)):
+        grid = counted.grid(one, fps, remarks)
+        frames: dict[int, list[dict[str, object]]] = {place: [] for place in grid.frames}
+        for (place, _), row in zip(grid.rows, _rows(one, grid, remarks), strict=True):
+            frames[place].append(row)
         document = {
             "config": {"imageSize": {"height": one.size[0], "width": one.size[1]}, "fps": str(fps)},
-            "frames": [_frame(one, place, rows) for place, rows in sorted(frames.items())],
+            "frames": [_frame(name, one, place, rows) for place, rows in frames.items()],
         }
-        write_atomic(folder / f"{one.video}.json", json.dumps(document, indent=1).encode())
+        write_atomic(folder / f"{name}.json", json.dumps(document, indent=1).encode())
 
 
-def _frame(one: Labelled, place: int, rows: list[dict[str, object]]) -> dict[str, object]:
-    night = one.labels.night
-    told = {} if night is None else {"attributes": {"timeofday": "night" if night else "daytime"}}
-    size = {"height": one.size[0], "width": one.size[1]}
-    name = f"{one.video}-{place + 1:07d}.jpg"
-    return {"name": name, "videoName": one.video, "frameIndex": place, "size": size, **told, "labels": rows}
-
-
-def _label(one: Labelled, row: int) -> dict[str, object]:
-    boxes, (height, width) = one.boxes, one.size
-    x0, y0, x1, y1 = boxes.box[row] * (width, height, width, height)
-    seen, word = float(boxes.visibility[row]), boxes.words[row]
-    flags: dict[str, object] = {"crowd": bool(boxes.ignored[row])}
-    if not math.isnan(seen):
-        flags |= {"occluded": seen < 0.75, "visibility": seen}
-    track = int(boxes.track[row])
+def _frame(name: str, one: Labelled, place: int, rows: list[dict[str, object]]) -> dict[str, object]:
+    night, cars = one.labels.night, one.labels.cars
+    told = {} if night is None else {"timeofday": "night" if night else "daytime"}
     return {
-        **({"id": one.id_of(track)} if track >= 0 else {}),
-        "category": word if class_of(word) == boxes.cls[row] else boxes.cls[row],
-        "attributes": flags,
-        "box2d": {"x1": round(x0, 4), "y1": round(y0, 4), "x2": round(x1 - 1, 4), "y2": round(y1 - 1, 4)},
+        "name": f"{name}-{place + 1:07d}.jpg",
+        "videoName": name,
+        "frameIndex": place,
+        "size": {"height": one.size[0], "width": one.size[1]},
+        "attributes": told if cars is None else {**told, "cars": cars},
+        "labels": rows,
     }
 
 
-CARRIED = frozenset({"ids", "classes", "words", "visibility", "ignore", "empty frames", "size"})
-FORMAT = Format("bdd100k", "BDD100K / Scalabel", CARRIED, claims, read, write)
+def _rows(one: Labelled, grid: counted.Grid, remarks: Remarks) -> list[dict[str, object]]:
+    boxes, pixels, words = one.boxes, counted.pixels(one), counted.words(one, remarks)
+    rows: list[dict[str, object]] = []
+    for _, n in grid.rows:
+        x0, y0, x1, y1 = pixels[n].tolist()
+        seen, track = float(boxes.visibility[n]), int(boxes.track[n])
+        flags: dict[str, object] = {"crowd": bool(boxes.ignored[n])}
+        if not math.isnan(seen):
+            flags |= {"occluded": seen < 0.75, "visibility": seen}
+        rows.append({
+            **({"id": one.id_of(track)} if track >= 0 else {}),
+            "category": words[n],
+            "attributes": flags,
+            "box2d": {"x1": round(x0, 4), "y1": round(y0, 4), "x2": round(x1 - 1, 4), "y2": round(y1 - 1, 4)},
+        })  # fmt: skip
+    return rows
+
+
+CARRIES = frozenset({"ids", "classes", "words", "visibility", "ignore", "empty frames", "size"})
+FORMAT = Format("bdd100k", "BDD100K / Scalabel", CARRIES, claims, read, write)
