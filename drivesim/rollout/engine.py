@@ -20,7 +20,7 @@ from torch import Tensor
 from drivesim import __version__, config
 from drivesim.data import video
 from drivesim.errors import Interrupted, Mistake
-from drivesim.rollout import labels, stages
+from drivesim.rollout import labels, memory, stages
 from drivesim.rollout.course import Course, course, scaled
 from drivesim.rollout.handover import Handover
 from drivesim.rollout.interpolator import Interpolator
@@ -168,6 +168,7 @@ def _run(rollout: Rollout, out: Path, record: Record, title: str) -> None:
             task = progress.add_task(title, total=plan.total)
             for segment in written:
                 journal.commit(segment)
+                memory.hand_back()
                 progress.update(task, completed=segment.last)
     if not video_file.exists():
         segments = [file for n in range(plan.count) if (file := journal.segment_file(n)).exists()]
