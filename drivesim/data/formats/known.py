@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from drivesim.data.formats import Format, argoverse, bdd100k, cvat, dgp, kitti, mot, nuscenes
+from drivesim.data.formats import Format, argoverse, bdd100k, coco, csv, cvat, dgp, kitti, mot, nuscenes
 from drivesim.errors import Mistake, nearest
 
 FORMATS: dict[str, Format] = {
-    module.FORMAT.name: module.FORMAT for module in (bdd100k, kitti, cvat, mot, nuscenes, argoverse, dgp)
+    module.FORMAT.name: module.FORMAT for module in (bdd100k, kitti, cvat, coco, mot, csv, nuscenes, argoverse, dgp)
 }
 
 
