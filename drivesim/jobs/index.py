@@ -53,6 +53,8 @@ def run(
         rules = replace(rules, format=form)
     if rules.format is not None and not rules.labels:
         raise Mistake("is the format of labels, and none are named", where="--format", mend="add --labels PLACE")
+    if rules.labels and rules.kind == "world":
+        raise Mistake("a rendered world has exact boxes of its own", where="labels", mend="leave --labels out")
     remarks = Remarks()
     if rules.kind == "world":
         made = render(rules, out, seed)

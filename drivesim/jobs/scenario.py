@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -105,7 +106,7 @@ def preview(scenario: Scenario, tracks: Tracks, out: Path) -> None:
     """The boxes over the real clip, as far as it goes, then over grey; over grey alone where there is no clip."""
     fps, size, source = _source(scenario)
     with video.Writer(out, size, fps) as writer:
-        for number, frame in zip(range(frames_of(scenario, fps)), source, strict=False):
+        for number, frame in enumerate(islice(source, frames_of(scenario, fps))):
             writer.write(draw(frame, tracks.at([Fraction(number) / fps]))[None])
 
 

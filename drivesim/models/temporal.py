@@ -27,7 +27,8 @@ from einops import rearrange, repeat
 from torch import Tensor, nn
 
 from drivesim.models.blocks import TOKENS, Attention, FeedForward, TimeEmbedding, around, sinusoid, zero
-from drivesim.models.unet import Fold, Site, UNet
+from drivesim.models.context import ContextNetwork, blended, shown
+from drivesim.models.unet import Site, UNet
 from drivesim.scene import Condition
 
 MAX_GIVEN = 2
@@ -93,6 +94,8 @@ class TemporalConfig:
             raise ValueError("needs reach >= 1, or none")
         if set(self.told) - {"rate", "level"} or (self.told and self.cross is None):
             raise ValueError("told names 'rate' and 'level'; its tokens need cross, their width")
+        if self.blend and self.context == "low":
+            raise ValueError("blend is of given frames: an upsampler has none")
         if self.context_channels and not self.convolutions:
             raise ValueError("context features feed the convolutions: without those, context_channels is 0")
 
@@ -295,55 +298,6 @@ class TransformerSite(nn.Module):
         return self.time_pos_embed(sinusoid(places, x.shape[-1]).to(x.dtype))
 
 
-class ContextNetwork(nn.Module):
-    """c_S -> features at every level's resolution by a learned downsampling network [§3.2].
-
-    c_S is (mask z, mask), of the given latents, or the low-resolution frames of an upsampler. It is folded as the image
-    model folds its own input, so that the resolutions of their levels meet.
-    """
-
-    def __init__(self, planes: int, width: int, levels: int, patch: int = 1):
-        super().__init__()
-        self.fold = Fold(patch)
-        self.conv_in = nn.Conv2d(planes * patch**2, width, 3, padding=1)
-        self.down = nn.ModuleList(nn.Conv2d(width, width, 3, stride=2, padding=1) for _ in range(levels - 1))
-
-    def forward(self, planes: Tensor) -> list[Tensor]:
-        """``b t p h w`` to features ``(b t) c h w`` of each level."""
-        features = [F.silu(self.conv_in(self.fold(rearrange(planes, "b t p h w -> (b t) p h w"))))]
-        for down in self.down:
-            features.append(F.silu(down(features[-1])))
-        return features
-
-
-def masked(context: Tensor, mask: Tensor) -> Tensor:
-    """(mask z, mask) as ``b t p h w`` [§3.2]."""
-    plane = repeat(mask.to(context.dtype), "b t -> b t 1 h w", h=context.shape[-2], w=context.shape[-1])
-    return torch.cat([context * plane, plane], dim=2)
-
-
-def shown(context: Tensor, mask: Tensor, spread: tuple[int, ...]) -> Tensor:
-    """``masked``, behind it the planes of the frames at the places ``spread``, which every frame is shown besides."""
-    t, own = context.shape[1], masked(context, mask)
-    empty = torch.zeros_like(own[:, 0])
-    others = (own[:, n] if -t <= n < t else empty for n in spread)
-    return torch.cat([own, *(repeat(planes, "b p h w -> b t p h w", t=t) for planes in others)], dim=2)
-
-
-def blended(context: Tensor, mask: Tensor) -> Tensor:
-    """Every frame of ``b t c h w`` as the linear blend of the nearest frames that ``mask`` (b t) gives before and
-    behind it; as the nearest, where one side has none; zeros where nothing is given."""
-    t = mask.shape[1]
-    places = torch.arange(t, device=mask.device)
-    apart = places[:, None] - places
-    none = 2 * t  # further than any frame is
-    left, first = torch.where((mask[:, None] > 0) & (apart >= 0), apart, none).min(dim=2)
-    right, last = torch.where((mask[:, None] > 0) & (apart <= 0), -apart, none).min(dim=2)
-    share = torch.where(right == none, 0.0, torch.where(left == none, 1.0, left / (left + right).clamp(min=1)))
-    weights = torch.lerp(F.one_hot(first, t).float(), F.one_hot(last, t).float(), share[..., None])
-    return torch.einsum("b t s, b s c h w -> b t c h w", (weights * mask[:, None]).to(context.dtype), context)
-
-
 @dataclass(frozen=True, eq=False)
 class Told:
     """What every temporal layer of one forward call is given."""
@@ -380,13 +334,15 @@ class TemporalLayers(nn.Module):
         if config.blend:
             self.around = nn.Linear(emb, 2 * spatial.out_channels**2)
             self.share = nn.Linear(emb, spatial.out_channels)
-            self.pace = nn.Embedding(len(config.rates), emb)
-            for layer in (self.around, self.share, self.pace):
+            for layer in (self.around, self.share):
                 zero(layer)
             nn.init.constant_(self.share.bias, SHARE)
             self.around.bias.data.view(spatial.out_channels, -1)[:, spatial.out_channels :].fill_diagonal_(-1.0)
         if "rate" in config.told:
             self.rate = nn.Embedding(len(config.rates), config.cross or 0)
+            if config.blend:
+                self.pace = nn.Embedding(len(config.rates), emb)
+                zero(self.pace)
 
     def _layer(self, site: Site, unet: UNet) -> nn.Module:
         config = self.config
@@ -459,7 +415,7 @@ class TemporalLayers(nn.Module):
     def _pace(self, emb: Tensor, condition: Condition, t: int) -> Tensor:
         """The time embedding ``(b t) e`` with the frame rate, where that is told: a blend is the better the shorter
         the gap."""
-        if condition.fps is None or "rate" not in self.config.told:
+        if condition.fps is None or not hasattr(self, "pace"):
             return emb
         return emb + repeat(self.pace(self._nearest(condition.fps)), "b e -> (b t) e", t=t)
 

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from drivesim.models.blocks import tuples
 from drivesim.models.conditions import LabelTokens
-from drivesim.models.temporal import TemporalConfig, TemporalLayers, Told, masked
+from drivesim.models.context import masked
+from drivesim.models.temporal import TemporalConfig, TemporalLayers, Told
 from drivesim.models.unet import After, UNet, UNetConfig
 from drivesim.scene import Condition
 

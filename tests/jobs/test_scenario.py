@@ -49,6 +49,12 @@ def test_labels_of_other_videos_are_refused_before_anything_is_written(bundle: P
         index.run(bundle / "videos" / CAMERA, tmp_path / "index", labels=labels, form="bdd")
 
 
+def test_a_rendered_world_takes_no_labels(tmp_path: Path) -> None:
+    recipe = Path(__file__).parents[2] / "datasets" / "world" / "recipe.yaml"
+    with pytest.raises(Mistake, match="exact boxes of its own"):
+        index.run(recipe, tmp_path / "index", labels=tmp_path)
+
+
 def test_boxes_are_drawn_over_the_clip(bundle: Path, tmp_path: Path) -> None:
     file = written(tmp_path, over_the_clip(bundle, "size: [270, 480]\n"))
     scenario.run("preview", file, tmp_path / "preview.mp4")

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from drivesim.models.temporal import SHARE, TemporalConfig, TemporalLayers, blended
+from drivesim.models.context import blended
+from drivesim.models.temporal import SHARE, TemporalConfig, TemporalLayers
 from drivesim.models.unet import UNet, UNetConfig
 from drivesim.models.video import VideoUNet
 from drivesim.randomness import normal
@@ -74,3 +75,8 @@ def test_what_is_not_given_does_not_reach_the_output() -> None:
     other[:, 1:4] = 7.0
     with torch.inference_mode():
         assert torch.equal(net(x, noise, ends(z)), net(x, noise, ends(other)))
+
+
+def test_an_upsampler_has_no_blend() -> None:
+    with pytest.raises(ValueError, match="has none"):
+        replace(TEMPORAL, context="low")

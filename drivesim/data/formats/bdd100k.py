@@ -25,7 +25,6 @@ from pathlib import Path
 from drivesim.data.annotations import Footage, Known, Labelled, Remarks, Sheet
 from drivesim.data.formats import Format, counted, fields
 from drivesim.data.formats.document import Part, opened
-from drivesim.errors import Mistake
 from drivesim.scene import Labels
 from drivesim.weights import write_atomic
 
@@ -42,10 +41,7 @@ CAMERAS = "has several frames of a number, and became a video for each name of i
 
 
 def claims(place: Path) -> bool:
-    try:
-        return any(_looks(file) for file in counted.listed(place, PLACES)[:5])
-    except (OSError, Mistake):
-        return False
+    return counted.claimed(place, PLACES, _looks)
 
 
 def _looks(file: Path) -> bool:

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -42,6 +42,14 @@ def listed(place: Path, patterns: Iterable[str]) -> list[Path]:
         if files:
             return files
     raise Mistake("holds no label files", where=place)
+
+
+def claimed(place: Path, patterns: Iterable[str], looks: Callable[[Path], bool]) -> bool:
+    """Whether one of the first files of ``listed`` looks like the format's."""
+    try:
+        return any(looks(file) for file in listed(place, patterns)[:5])
+    except (OSError, Mistake):
+        return False
 
 
 def head(file: Path) -> str:

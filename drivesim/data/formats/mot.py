@@ -260,9 +260,15 @@ def _rows(labelled: Labelled, grid: counted.Grid, words: list[str], names: list[
     return rows
 
 
+class SeqInfo(configparser.ConfigParser):
+    """Keys keep their case: frameRate, imWidth."""
+
+    def optionxform(self, optionstr: str) -> str:
+        return optionstr
+
+
 def _sequence_of(name: str, labelled: Labelled, fps: Fraction, frames: int) -> str:
-    parser = configparser.ConfigParser(interpolation=None)
-    parser.optionxform = str  # type: ignore[assignment, method-assign]
+    parser = SeqInfo(interpolation=None)
     rate = (
         {"frameRate": str(fps)} if fps.denominator == 1 else {"frameRate": f"{float(fps):.2f}", "frameRateExact": fps}
     )

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from drivesim.data.annotations import Footage, Labelled, Remarks
+from drivesim.data.formats import Format
 from drivesim.data.formats.known import FORMATS, of
 from drivesim.errors import Mistake
 from tests.data.formats.tracks import FPS, SIZE, video
@@ -43,7 +44,8 @@ def test_from_one_to_another_no_corner_moves_by_half_a_pixel(tmp_path: Path, fir
 
 
 @pytest.mark.parametrize("form", WRITTEN, ids=lambda form: form.name)
-def test_what_a_format_writes_it_alone_claims(tmp_path: Path, form) -> None:  # type: ignore[no-untyped-def]
+def test_what_a_format_writes_it_alone_claims(tmp_path: Path, form: Format) -> None:
+    assert form.write is not None
     form.write([drive()], tmp_path / "labels", FPS, Remarks())
     assert of(tmp_path / "labels") is form
 
@@ -55,7 +57,8 @@ def test_what_is_of_no_format_lists_all(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("form", WRITTEN, ids=lambda form: form.name)
-def test_times_off_the_grid_are_told(tmp_path: Path, form) -> None:  # type: ignore[no-untyped-def]
+def test_times_off_the_grid_are_told(tmp_path: Path, form: Format) -> None:
+    assert form.write is not None
     remarks = Remarks()
     form.write([drive()], tmp_path, Fraction(7), remarks)
     assert bool(remarks.lines()) == ("times" not in form.carries)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from drivesim.data import annotations
 from drivesim.data.annotations import Footage, Labelled, Remarks
-from drivesim.data.formats import bdd100k, counted, csv, cvat
+from drivesim.data.formats import Format, bdd100k, counted, csv, cvat
 from drivesim.data.formats.csv import FORMAT
 from drivesim.errors import Mistake
 from drivesim.scene import Labels
@@ -176,13 +176,15 @@ def test_only_csv_is_claimed(shared: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("form", "place", "boxes"),
     [
-        (bdd100k, "scalabel/tests/eval/testcases/box_track/track_sample_anns.json", 3241),
-        (cvat, "jaad/annotations/video_0001.xml", 1077),
+        (bdd100k.FORMAT, "scalabel/tests/eval/testcases/box_track/track_sample_anns.json", 3241),
+        (cvat.FORMAT, "jaad/annotations/video_0001.xml", 1077),
     ],
 )
-def test_genuine_tracks_survive_a_round_trip(shared: Path, tmp_path: Path, form, place: str, boxes: int) -> None:  # type: ignore[no-untyped-def]
+def test_genuine_tracks_survive_a_round_trip(
+    shared: Path, tmp_path: Path, form: Format, place: str, boxes: int
+) -> None:
     footage = Footage(None, Fraction(30000, 1001))
-    (before,) = form.FORMAT.read(shared / "data/permissive/labels" / place, lambda name: footage, Remarks())
+    (before,) = form.read(shared / "data/permissive/labels" / place, lambda name: footage, Remarks())
     told, again = Remarks(), Remarks()
     FORMAT.write([before], tmp_path, Fraction(7), told)  # no rate of frames
     (after,) = FORMAT.read(tmp_path, tracks.unknown, again)
