@@ -107,7 +107,7 @@ def preview(scenario: Scenario, tracks: Tracks, out: Path) -> None:
     fps, size, source = _source(scenario)
     with video.Writer(out, size, fps) as writer:
         for number, frame in enumerate(islice(source, frames_of(scenario, fps))):
-            writer.write(draw(frame, tracks.at([Fraction(number) / fps]))[None])
+            writer.write(draw(frame, tracks.at([Fraction(number) / fps]), tracks.ids)[None])
 
 
 def _source(scenario: Scenario) -> tuple[Fraction, tuple[int, int], Iterator[np.ndarray]]:

@@ -1,5 +1,7 @@
 """Boxes drawn over frames, to be looked at."""
 
+from collections.abc import Mapping
+
 import cv2
 import numpy as np
 
@@ -18,10 +20,10 @@ COLOURS = dict(
 )  # fmt: skip
 
 
-def draw(frame: np.ndarray, boxes: Boxes) -> np.ndarray:
+def draw(frame: np.ndarray, boxes: Boxes, ids: Mapping[int, str]) -> np.ndarray:
     """A copy of the frame, uint8 ``H W 3``, with every box, its class and its track; regions to ignore are grey.
 
-    What is hardly visible (under a half) is drawn thin.
+    ``ids`` are the names of tracks that are not their numbers. What is hardly visible (under a half) is drawn thin.
     """
     shown = np.ascontiguousarray(frame)
     height, width = shown.shape[:2]
@@ -36,7 +38,7 @@ def draw(frame: np.ndarray, boxes: Boxes) -> np.ndarray:
         if ignored:
             cv2.line(shown, (x0, y0), (x1 - 1, y1 - 1), colour, unit)
             continue
-        _name(shown, f"{cls} {track}", x0, y0, colour, unit)
+        _name(shown, f"{cls} {ids.get(int(track), track)}", x0, y0, colour, unit)
     return shown
 
 

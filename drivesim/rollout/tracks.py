@@ -102,6 +102,11 @@ class Tracks:
 
     tracks: tuple[Track, ...] = field(default=())
 
+    @property
+    def ids(self) -> dict[int, str]:
+        """The ids that are not the tracks' numbers in ``Boxes``, which are their places here."""
+        return {n: str(track.id) for n, track in enumerate(self.tracks) if track.id != str(n)}
+
     def at(self, times: Sequence[Fraction]) -> Boxes:
         """Boxes at ``times``, cut to the frame; what is wholly outside of it is not there."""
         rows = []
@@ -120,8 +125,7 @@ class Tracks:
 
     def labelled(self, video: str, times: Sequence[Fraction], size: tuple[int, int]) -> Labelled:
         """The boxes at ``times`` as labels of a video of that name and size, under the tracks' own ids."""
-        ids = {n: str(track.id) for n, track in enumerate(self.tracks) if track.id != str(n)}
-        return Labelled(video, self.at(times), size, tuple(times), ids)
+        return Labelled(video, self.at(times), size, tuple(times), self.ids)
 
     def edited(self, edits: Iterable[Edit], where: object = "edits") -> "Tracks":
         """The tracks after ``edits``, one after the other.

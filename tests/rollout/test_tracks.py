@@ -54,6 +54,7 @@ def test_edits_follow_each_other() -> None:
     assert car.keys[1].box == pytest.approx((0.5, 0.3, 0.7, 0.5))
     assert bus.keys == (Key(0, NEAR),)
     assert passing().edited(()) == passing()
+    assert passing().ids == {0: "car", 1: "bus"} and passing().edited(edits[:1]).ids == {0: "car"}
 
 
 @pytest.mark.parametrize(
