@@ -329,6 +329,9 @@ def _generate_options(parser: Parser) -> None:
     parser.add_argument("--seed", type=seed, action="append", metavar="S", help="repeat it for several futures")
     parser.add_argument("--size", type=size, metavar="HxW", help="height and width (default: the largest made)")
     _fps(parser, "frame rate of the video (default: the highest that models make)")
+    parser.add_argument(
+        "--export", metavar="F[,F]", help="label formats of the boxes: all (default), none, or some: bdd100k,coco"
+    )
     parser.add_argument("--resume", action="store_true", help="go on where an interrupted run in --out stopped")
     parser.add_argument("--precision", choices=("32", "bf16"), default="bf16", help="of the networks (default bf16)")
     _dry_run(parser)
@@ -355,6 +358,7 @@ def _generate(args: argparse.Namespace) -> None:
         precision=args.precision,
         keep_opening=args.keep_opening,
         dry_run=args.dry_run,
+        export=args.export,
     )
 
 
@@ -474,16 +478,16 @@ def _doctor(args: argparse.Namespace) -> None:
 
 def _scenario_options(parser: Parser) -> None:
     parser.add_argument(
-        "--out", type=Path, metavar="PLACE", help="the video (preview.mp4) or folder of labels (labels)"
+        "--out", type=Path, metavar="PLACE", help="video (preview.mp4), folder of labels (labels), or schema"
     )
     parser.add_argument("--format", metavar="F", help="convert: of the labels that are written")
 
 
 def _scenario(args: argparse.Namespace) -> None:
-    action, file = _paths(args, "ACTION", "FILE")
+    action, *file = _paths(args, "ACTION", *(["FILE"] if args.words[:1] != ["schema"] else []))
     from drivesim.jobs import scenario
 
-    scenario.run(str(action), file, args.out, args.format)
+    scenario.run(str(action), file[0] if file else None, args.out, args.format)
 
 
 def _weights_options(parser: Parser) -> None:
@@ -548,7 +552,7 @@ COMMANDS = {
         _report,
     ),
     "scenario": Command(
-        "check | preview | convert FILE [--format F] [--out PLACE]",
+        "check | preview | convert FILE [--format F] [--out PLACE]  or  schema [--out FILE]",
         "check a scenario file; draw its boxes over the clip, with no model; write them as labels",
         "drivesim scenario preview cut-in.yaml --out cut-in.mp4",
         _scenario_options,

@@ -1,33 +1,45 @@
 """YAML and ``key.sub=value`` overrides become the dataclass that stands beside its owner.
 
-jsonargparse checks types and fills defaults; this module adds what a user needs: the key that is wrong, the nearest
-real one, and the file it stands in. YAML is read by ``safe_load`` only: a tag that names Python objects is an error.
+pydantic checks types and fills defaults (``schema``); this module says what is wrong as a user needs it: the file, the
+line, the field, the nearest real key or what the field means.
 """
 
 import dataclasses
 import hashlib
 import json
 import re
-import types
-import typing
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
+from drivesim import schema, yamlfile
 from drivesim.errors import Mistake, nearest
 
 T = TypeVar("T")
-SPELLED = {"class": "cls"}  # keys of files that are no names in Python, and the fields that they mean
+WANTED = {
+    "float_type": "a number",
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "bool_type": "true or false",
+    "string_type": "text",
+    "tuple_type": "a list",
+    "list_type": "a list",
+    "dict_type": "a mapping of keys",
+    "dataclass_type": "a mapping of keys",
+}  # by pydantic's name of the error
 
 
-def load(cls: type[T], file: str | Path | None, overrides: list[str] | tuple[str, ...] = ()) -> T:
+def load(cls: type[T], file: str | Path | None, overrides: Sequence[str] = ()) -> T:
     """``cls`` from a YAML file (or its defaults) with ``key.sub=value`` overrides on top.
 
     Raises:
-        Mistake: no such file, not YAML, an unknown key (with the nearest real one), a value of the wrong type.
+        Mistake: no such file, not YAML, an unknown key (with the nearest real one), a value that does not fit.
     """
-    values: dict[str, Any] = read_yaml(file) if file is not None else {}
+    values = yamlfile.read(file) if file is not None else {}
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals:
@@ -35,64 +47,74 @@ def load(cls: type[T], file: str | Path | None, overrides: list[str] | tuple[str
                 f"'{override}' is not key=value", mend="overrides are key.sub=value, for example loop.steps=100"
             )
         _set(values, key.split("."), _parse(text, override), override)
-    return build(cls, values, where=file or "command line")
+    with located(file, overrides):
+        return build(cls, values)
 
 
-def read_yaml(file: str | Path) -> dict[str, Any]:
-    """The mapping in a YAML file.
+@contextmanager
+def located(file: str | Path | None, overrides: Sequence[str] = ()) -> Iterator[None]:
+    """Mistakes that name a field and no place get theirs: ``FILE line N``, or the command line if it gave the field."""
+    try:
+        yield
+    except Mistake as mistake:
+        if mistake.field is not None and mistake.where is None:
+            mistake.where = _place(mistake.field, file, [override.partition("=")[0] for override in overrides])
+        raise
+
+
+def _place(field: str, file: str | Path | None, given: list[str]) -> object:
+    """Where ``field`` has its value from; the keys ``given`` on the command line go before the file's."""
+    if file is None or any(re.match(rf"{re.escape(key)}($|[.\[])", field) for key in given):
+        return "command line"
+    line = yamlfile.line_of(file, field)
+    place = f"{file} line {line}" if line else file
+    return f"{place} and the command line" if any(key.startswith(f"{field}.") for key in given) else place
+
+
+def build(cls: type[T], values: dict[str, Any], where: object = None) -> T:
+    """``cls`` from plain values, every key and type checked.
 
     Raises:
-        Mistake: no such file, not text, not YAML, not a mapping.
+        Mistake: an unknown key, a value that does not fit; it names the field.
     """
+    text = json.dumps([_completed(cls, values)], default=str)  # a date is text
     try:
-        content = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise Mistake("no such file", where=file, mend="see configs/ for those that exist") from None
-    except (OSError, UnicodeDecodeError) as problem:
-        raise Mistake(f"cannot be read: {problem}", where=file) from None
-    except yaml.YAMLError as problem:
-        mark = getattr(problem, "problem_mark", None)
-        line = f" line {mark.line + 1}" if mark else ""
-        raise Mistake(f"not YAML{line}: {getattr(problem, 'problem', problem)}", where=file) from None
-    if content is None:
-        return {}
-    if not isinstance(content, dict):
-        raise Mistake(f"a mapping of keys is expected, not a {type(content).__name__}", where=file)
-    return content
-
-
-def build(cls: type[T], values: dict[str, Any], where: object = "configuration") -> T:
-    """``cls`` from plain values, every key and type checked."""
-    from jsonargparse import ArgumentParser
-
-    values = _spelled(values, SPELLED)
-    _check_keys(cls, values, (), where)
-    parser = ArgumentParser(exit_on_error=False, default_env=False)
-    parser.add_argument("--config", type=cls)
-    try:
-        return parser.instantiate(parser.parse_object({"config": values})).config
-    except Mistake:
+        return schema.adapter(cls).validate_json(text)[0]  # type: ignore[arg-type]  # mypy: a type is hashable
+    except Mistake as mistake:  # of the dataclass itself, which knows its fields
+        mistake.where = where if mistake.where is None else mistake.where
         raise
-    except Exception as problem:  # jsonargparse raises several kinds; each is a value that does not fit
-        raise Mistake(_shorter(str(problem)), where=where, mend="--print-config shows every key and value") from None
+    except ValidationError as problem:
+        raise _mistake(cls, json.loads(text)[0], problem.errors(include_url=False), where) from None
+
+
+def _completed(cls: Any, values: dict[str, Any], default: Any = None) -> dict[str, Any]:
+    """``values`` for ``cls`` with what they leave out of ``default``, an instance of it. pydantic knows the defaults of
+    classes, but not that those of a field of another class may differ: ``steps`` of ``sampler: {eta: 1}`` is the
+    field's, not that of every sampler."""
+    found = dict(values)
+    for field, inner in schema.nested(cls).items():
+        key, own = schema.spelled(field.name), getattr(default, field.name, schema.default_of(field))
+        if isinstance(found.get(key), dict):
+            found[key] = _completed(inner, found[key], own if dataclasses.is_dataclass(own) else None)
+    return found if default is None else {**plain(default), **found}
 
 
 def plain(config: Any) -> dict[str, Any]:
     """A dataclass (or a mapping) as plain values that YAML and JSON can carry."""
     is_one = dataclasses.is_dataclass(config) and not isinstance(config, type)
     values = dataclasses.asdict(config) if is_one else config
-    return _spelled(json.loads(json.dumps(values, default=str)), {field: key for key, field in SPELLED.items()})
+    return _spelled(json.loads(json.dumps(values, default=str)))
 
 
-def _spelled(values: Any, spelling: dict[str, str]) -> Any:
-    """Plain values with keys spelled another way."""
+def _spelled(values: Any) -> Any:
+    """Plain values under the keys of files."""
     if isinstance(values, dict):
-        return {spelling.get(key, key): _spelled(value, spelling) for key, value in values.items()}
-    return [_spelled(value, spelling) for value in values] if isinstance(values, list) else values
+        return {schema.spelled(key): _spelled(value) for key, value in values.items()}
+    return [_spelled(value) for value in values] if isinstance(values, list) else values
 
 
 def to_yaml(config: Any) -> str:
-    return yaml.safe_dump(plain(config), sort_keys=False)
+    return yamlfile.dump(plain(config))
 
 
 def digest(config: Any) -> str:
@@ -102,8 +124,8 @@ def digest(config: Any) -> str:
 
 def _parse(text: str, override: str) -> Any:
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError:
+        return yamlfile.parse(text)
+    except ValueError:
         raise Mistake(f"the value of '{override}' is not YAML", mend="quote it for the shell: 'key=[1, 2]'") from None
 
 
@@ -115,39 +137,49 @@ def _set(values: dict[str, Any], path: list[str], value: Any, override: str) -> 
     values[path[-1]] = value
 
 
-def _check_keys(cls: Any, values: Any, path: tuple[str, ...], where: object) -> None:
-    """Keys that are not fields; null, or a bare value for an object, either of which jsonargparse would let through."""
-    hints = typing.get_type_hints(cls)
-    names = [field.name for field in dataclasses.fields(cls)]
-    for key, value in values.items():
-        full = ".".join((*path, str(key)))
-        if key not in names:
-            raise Mistake(f"unknown key '{full}'", where=where, mend=nearest(str(key), names))
-        arms = _arms(hints[key])
-        if value is None:
-            if type(None) not in arms and Any not in arms:
-                raise Mistake(f"{full}: a value is expected, not null", where=where)
-            continue
-        inner = next((arm for arm in arms if dataclasses.is_dataclass(arm)), None)
-        if inner is not None and isinstance(value, dict):
-            _check_keys(inner, value, (*path, key), where)
-        elif inner is not None and not dataclasses.is_dataclass(value):
-            raise Mistake(f"{full}: keys are expected, not the value {value!r}", where=where)
+def _mistake(cls: type, values: Any, errors: list[ErrorDetails], where: object) -> Mistake:
+    """One of ``errors``: an unknown key before all others, which may follow from it; else what lies deepest."""
+    error = min(errors, key=lambda each: (each["type"] != "unexpected_keyword_argument", -len(each["loc"])))
+    path = _path(values, error)
+    holder, name = schema.holder(cls, path), next((part for part in reversed(path) if isinstance(part, str)), "")
+    known, given = schema.described(holder), json.dumps(error["input"])
+    meant = f"{name}: {known[name]}" if name in known else None
+    if error["type"] == "unexpected_keyword_argument":
+        fields = [schema.spelled(field.name) for field in dataclasses.fields(holder)]
+        what, meant = "no such key", nearest(name, fields)
+    elif error["type"] == "missing":
+        what = "is missing"
+    elif error["type"] == "value_error":
+        what = str(error["ctx"]["error"])
+    elif error["type"] == "literal_error" and isinstance(error["input"], str):
+        what, meant = f"{given} is not known", nearest(error["input"], re.findall("'(.*?)'", error["ctx"]["expected"]))
+    elif error["input"] is None:
+        what = "a value is expected, not null"
+    else:
+        same = [each for each in errors if _path(values, each) == path]
+        what = f"{' or '.join(dict.fromkeys(map(_wanted, same)))} is expected, not {given}"
+    return Mistake(what if len(what) < 300 else f"{what[:300]} ...", where=where, field=_field(path), mend=meant)
 
 
-def _arms(hint: Any) -> tuple[Any, ...]:
-    """The types that ``X | Y`` allows."""
-    union = isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union
-    return typing.get_args(hint) if union else (hint,)
+def _path(values: Any, error: ErrorDetails) -> list[str | int]:
+    """Keys and places in lists that lead to where ``error`` is; pydantic also names the arms of unions."""
+    _, *parts = error["loc"]  # the first is the list that ``schema.adapter`` puts around the values
+    path: list[str | int] = []
+    for part in parts:
+        try:
+            values = values[part]
+        except (KeyError, IndexError, TypeError):
+            return [*path, part] if error["type"] == "missing" else path
+        path.append(part)
+    return path
 
 
-def _shorter(message: str) -> str:
-    """One line of jsonargparse's several: the whole key, what is expected, what was given."""
-    key = ".".join(re.findall(r'Parser key "([^"]+)"', message)).removeprefix("config").removeprefix(".")
-    lines = [line.strip(" -") for line in message.splitlines()]
-    given = next((line for line in lines if "Got value:" in line), None)
-    if given is None:  # a union names each arm that does not fit, then the value
-        arms = " or ".join(line.removeprefix("Expected ") for line in lines if line.startswith("Expected "))
-        value = next((line.removeprefix("Given value: ") for line in lines if line.startswith("Given value: ")), None)
-        given = f"Expected {arms}. Got value: {value}" if arms and value is not None else lines[-1]
-    return f"{key}: {given}"[:300] if key else given.replace("config.", "")[:300]
+def _field(path: Sequence[str | int]) -> str | None:
+    return "".join(f".{part}" if isinstance(part, str) else f"[{part}]" for part in path).removeprefix(".") or None
+
+
+def _wanted(error: ErrorDetails) -> str:
+    """What pydantic would have taken, as in ``... is expected``."""
+    words = WANTED.get(error["type"]) or error["msg"].removeprefix("Input should be ")
+    words = re.sub(r"(?:Tuple|List) should have (.*) after validation.*", r"a list of \1", words)
+    return f"a number {words}" if re.match("greater|less", words) else words

@@ -17,14 +17,16 @@ class Mistake(Exception):
         what: what is wrong, one sentence.
         where: the file, key or option that it is wrong in.
         mend: what to do about it.
+        field: the path of a value in a configuration file, as it is written there: ``edits[1].op``. Checks of values
+            give it and no ``where``: who has loaded the file knows the line (``config.located``).
     """
 
-    def __init__(self, what: str, *, where: object = None, mend: str | None = None):
-        self.what, self.where, self.mend = what, where, mend
+    def __init__(self, what: str, *, where: object = None, mend: str | None = None, field: str | None = None):
+        self.what, self.where, self.mend, self.field = what, where, mend, field
         super().__init__(what)
 
     def __str__(self) -> str:
-        head = f"{self.where}: {self.what}" if self.where is not None else self.what
+        head = ": ".join(str(part) for part in (self.where, self.field, self.what) if part is not None)
         return f"{head}\n  {self.mend}" if self.mend else head
 
 

@@ -3,16 +3,19 @@
 ``B`` clips, ``T`` frames, ``C`` channels, ``H W`` pixels, ``h w`` latent cells, ``N`` boxes, ``L`` tokens.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from fractions import Fraction
+from typing import Annotated, Literal, get_args
 
 import numpy as np
 import torch
+from annotated_types import Ge
 from einops import rearrange
 from torch import Tensor
 
-CLASSES = ("car", "truck", "bus", "trailer", "motorcycle", "bicycle", "rider", "pedestrian", "other")
+Class = Literal["car", "truck", "bus", "trailer", "motorcycle", "bicycle", "rider", "pedestrian", "other"]
+CLASSES: tuple[str, ...] = get_args(Class)
 CARS = ("car", "truck", "bus", "trailer")  # the classes that the label "number of cars" counts
 KEYFRAME_FPS = Fraction(15, 8)
 VIDEO_FPS = Fraction(30)
@@ -20,10 +23,15 @@ VIDEO_FPS = Fraction(30)
 
 @dataclass(frozen=True)
 class Labels:
-    """The paper's two labels of a clip [E.1]; ``None`` is unknown and trains as dropped."""
+    """The paper's two labels of a clip [E.1]; ``None`` is unknown and trains as dropped.
+
+    Args:
+        night: true at night, false by day.
+        cars: how many cars, trucks, buses and trailers a frame shows.
+    """
 
     night: bool | None = None
-    cars: int | None = None
+    cars: Annotated[int, Ge(0)] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,6 +77,86 @@ class Boxes:
 
     def __len__(self) -> int:
         return len(self.time)
+
+    def at(self, time: Fraction) -> "Boxes":
+        """Those of exactly that moment."""
+        rows = [row for row, each in enumerate(self.time) if each == time]
+        return Boxes(
+            time=(time,) * len(rows),
+            track=self.track[rows],
+            cls=tuple(self.cls[row] for row in rows),
+            box=self.box[rows],
+            visibility=self.visibility[rows],
+            word=tuple(self.words[row] for row in rows),
+            ignore=self.ignored[rows],
+        )
+
+
+EMPTY, IGNORED = -1, -2  # in the place of a class: no box here, and a region that was not labelled
+BATCHED = ("boxes", "box_class", "box_track", "box_known")  # the fields of ``FrameBoxes`` as batches call them
+
+
+@dataclass(frozen=True, eq=False)
+class FrameBoxes:
+    """The boxes of every frame of a batch of windows, as networks are told them.
+
+    Args:
+        box: ``B T N 4`` float, ``x0 y0 x1 y1`` as fractions of width and height.
+        cls: ``B T N`` long, a place in ``CLASSES``, ``EMPTY`` or ``IGNORED``.
+        track: ``B T N`` long, persistent over a video.
+        known: ``B T`` bool; False where nothing is known of the frame, which differs from "no box in it".
+    """
+
+    box: Tensor
+    cls: Tensor
+    track: Tensor
+    known: Tensor
+
+    def __post_init__(self) -> None:
+        shape, others = tuple(self.cls.shape), (self.box.shape, self.track.shape, self.known.shape)
+        if len(shape) != 3 or others != ((*shape, 4), shape, shape[:2]):
+            raise ValueError(
+                f"boxes of frames are B T N, not {shape} classes, {', '.join(map(str, map(tuple, others)))}"
+            )
+
+    @classmethod
+    def of(cls, batch: Mapping[str, Tensor]) -> "FrameBoxes | None":
+        """Those of a batch, None where it holds none; the places that no frame of it needs are left out."""
+        if "boxes" not in batch:
+            return None
+        box, kind, track, known = (batch[name] for name in BATCHED)
+        used = max(1, int((kind != EMPTY).sum(-1).amax()))  # boxes come before empty places
+        return cls(box[..., :used, :], kind[..., :used], track[..., :used], known)
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> "FrameBoxes":
+        """``change`` applied to every tensor."""
+        return FrameBoxes(change(self.box), change(self.cls), change(self.track), change(self.known))
+
+    def where(self, kept: Tensor) -> "FrameBoxes":
+        """Those of the samples that ``kept`` (``B`` bool) names; nothing is known of the others."""
+        return replace(self, known=self.known & kept.to(self.known.device)[:, None])
+
+
+def frame_boxes(boxes: Boxes, times: Sequence[Fraction], most: int | None = None) -> FrameBoxes:
+    """``boxes`` at exactly ``times``, all of which are known, with B = 1.
+
+    Args:
+        most: N; None is as many as the fullest frame has, at least 1. Where a frame has more, its largest stay.
+    """
+    places: dict[Fraction, list[int]] = {time: [] for time in times}
+    for row, time in enumerate(boxes.time):
+        if time in places:
+            places[time].append(row)
+    area = (boxes.box[:, 2] - boxes.box[:, 0]) * (boxes.box[:, 3] - boxes.box[:, 1])
+    n = max(1, max(map(len, places.values()), default=0)) if most is None else most
+    box, cls = np.zeros((1, len(times), n, 4), np.float32), np.full((1, len(times), n), EMPTY)
+    track, ignored = np.zeros((1, len(times), n), np.int64), boxes.ignored
+    for t, time in enumerate(times):
+        rows = sorted(places[time], key=lambda row: -area[row])[:n]
+        box[0, t, : len(rows)], track[0, t, : len(rows)] = boxes.box[rows], boxes.track[rows]
+        cls[0, t, : len(rows)] = [IGNORED if ignored[row] else CLASSES.index(boxes.cls[row]) for row in rows]
+    known = torch.ones(1, len(times), dtype=torch.bool)
+    return FrameBoxes(torch.from_numpy(box), torch.from_numpy(cls).long(), torch.from_numpy(track), known)
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,7 +224,8 @@ class Condition:
 
     Args:
         tokens: ``B L D`` for the cross-attention (labels, text, boxes), ``mask`` ``B L`` bool with True = attend.
-        planes: ``B T P h w``, rasterised boxes.
+        planes: ``B T P h w``, rasterised boxes. ``box_tokens`` ``B T L D``: boxes as tokens, frame by frame, and
+            ``box_mask`` ``B T L``.
         context: ``B T C h w`` latents, ``context_mask`` ``B T`` (1 = given), ``context_level`` ``B T`` (noise added to
             them).
         given: ``B`` long, how many frames are given.
@@ -148,6 +237,8 @@ class Condition:
     tokens: Tensor | None = None
     mask: Tensor | None = None
     planes: Tensor | None = None
+    box_tokens: Tensor | None = None
+    box_mask: Tensor | None = None
     context: Tensor | None = None
     context_mask: Tensor | None = None
     context_level: Tensor | None = None
@@ -173,3 +264,6 @@ class Condition:
 
     def without_labels(self) -> "Condition":
         return replace(self, tokens=None, mask=None)
+
+    def without_boxes(self) -> "Condition":
+        return replace(self, planes=None, box_tokens=None, box_mask=None)

@@ -30,7 +30,7 @@ from drivesim.randomness import generator
 from drivesim.rollout import stages
 from drivesim.rollout.interpolator import Interpolator
 from drivesim.rollout.plan import Pieces, Window
-from drivesim.rollout.sample import NoiseSource
+from drivesim.rollout.sample import NoiseSource, Told
 from drivesim.rollout.settings import DecodeConfig, InterpolationConfig, SamplerConfig, UpsampleConfig
 from drivesim.rollout.stack import Stack
 from drivesim.rollout.stages import Chunk
@@ -109,8 +109,8 @@ def interpolation(models: Stack, entries: list[Entry], keys: int, steps: int, fo
         target, own = joined(stages.decode(stream(latents), models.decode)), replace(noise, scenario=entry.clip_id)
         chunks = stream(latents[::GAP])
         for number in (1, 2):
-            labels = Labels(entry.night, entry.cars)
-            chunks = stages.interpolate(chunks, Interpolator(models, settings, own, labels, number))
+            told = Told(Labels(entry.night, entry.cars))
+            chunks = stages.interpolate(chunks, Interpolator(models, settings, own, told, number))
         made = {"interpolated": joined(stages.decode(chunks, models.decode))}
         decoded = joined(stages.decode(stream(latents[::GAP]), models.decode))
         for way, mode in (("repeated", "repeat"), ("blended", "blend")):
@@ -220,8 +220,8 @@ def _ways(models: Stack, alone: Stack, steps: int) -> dict[str, Callable[[Tensor
     def diffused(models: Stack, overlap: int) -> Callable[[Tensor, Entry], Tensor]:
         def enlarge(low: Tensor, entry: Entry) -> Tensor:
             assert models.upsampler is not None
-            noise, labels = NoiseSource(0, entry.clip_id), Labels(entry.night, entry.cars)
-            upscale = Upscaler(models, config, noise, labels, GAP)
+            noise, told = NoiseSource(0, entry.clip_id), Told(Labels(entry.night, entry.cars))
+            upscale = Upscaler(models, config, noise, told, GAP)
             return joined(stages.upsample(stream(low), upscale, Pieces(models.upsampler.frames, overlap)))
 
         return enlarge
@@ -253,13 +253,13 @@ def seams(models: Stack, entries: list[Entry], steps: int, overlap: int) -> list
     for entry in entries:
         truth = real(entry, 4 * pieces.stride + overlap, models.upsampled)
         low = reduced(truth[None], models.upsampler.factor)[0]
-        noise, labels = NoiseSource(0, entry.clip_id), Labels(entry.night, entry.cars)
+        noise, told = NoiseSource(0, entry.clip_id), Told(Labels(entry.night, entry.cars))
         config = UpsampleConfig(sampler=SamplerConfig(steps=steps), noise=LOW)
-        made = joined(stages.upsample(stream(low), Upscaler(models, config, noise, labels, GAP), pieces))
+        made = joined(stages.upsample(stream(low), Upscaler(models, config, noise, told, GAP), pieces))
         joints = [n for n in range(1, len(made)) if (n - overlap) % pieces.stride == 0 and n > overlap]
         found["windows"].append(ratio(changes(made), joints) / ratio(changes(truth), joints))
         tiled = replace(config, tile=tile, tile_overlap=height // 8)
-        cut = Upscaler(models, tiled, noise, labels, GAP)(0, low[:frames], low.new_zeros(0, 3, 1, 1))
+        cut = Upscaler(models, tiled, noise, told, GAP)(0, low[:frames], low.new_zeros(0, 3, 1, 1))
         whole = made[:frames]
         rows, columns = [height - tile[0], tile[0]], [width - tile[1], tile[1]]
         for dim, lines in ((-2, rows), (-1, columns)):

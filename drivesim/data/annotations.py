@@ -66,6 +66,12 @@ class Remarks:
         if len(shown) < EXAMPLES:
             shown.append(where)
 
+    def extend(self, other: "Remarks") -> None:
+        for reason, count in other.count.items():
+            self.count[reason] = self.count.get(reason, 0) + count
+            shown = self.examples.setdefault(reason, [])
+            shown += other.examples[reason][: EXAMPLES - len(shown)]
+
     def lines(self) -> list[str]:
         """A line a reason: the count, the reason, and a place."""
         return [f"{n} x {reason}, first {self.examples[reason][0]}" for reason, n in self.count.items()]
@@ -114,12 +120,13 @@ class Sheet:
         video: as in ``Labelled``.
         size: height and width of the frames that were labelled, in pixels; (1, 1) for fractions.
         footage: of the video, as far as it is known.
-        remarks: takes what is wrong.
+        remarks: takes what is wrong, at the end: of a sheet that is refused whole, that alone.
     """
 
     def __init__(self, video: str, size: tuple[int, int], footage: Footage, remarks: Remarks):
         self.video, self.size, self.footage, self.remarks = video, size, footage, remarks
         self.labels = Labels()
+        self._found = Remarks()
         self._rows: list[Row] = []
         self._times: set[Fraction] = set()
         self._tracks: dict[str, int] = {}
@@ -155,14 +162,17 @@ class Sheet:
         number = self._number(track)
         reason = self._wrong(time, number, box)
         if reason is not None:
-            self.remarks.add(reason, f"{self.video}: {where}".rstrip(": "))
+            self._tell(reason, where)
             return
         cls = class_of(word)
         if cls is None and not ignore:
-            self.remarks.add(f"{UNKNOWN_CLASS}: {word}", f"{self.video}: {where}".rstrip(": "))
+            self._tell(f"{UNKNOWN_CLASS}: {word}", where)
         self._taken.add((time, number))
         self._widest = max(self._widest, *map(abs, box))
         self._rows.append(Row(time, number, cls or "other", word, self._cut(box, where), visibility, ignore))
+
+    def _tell(self, reason: str, where: str) -> None:
+        self._found.add(reason, f"{self.video}: {where}".rstrip(": "))
 
     def _wrong(self, time: Fraction, track: int, box: tuple[float, float, float, float]) -> str | None:
         x0, y0, x1, y1 = box
@@ -189,7 +199,7 @@ class Sheet:
         x0, y0, x1, y1 = box
         over = max(-x0, -y0, x1 - width, y1 - height)
         if over > SLACK * min(1.0, min(self.size) / 100):  # of fractions, a fiftieth
-            self.remarks.add(CUT, f"{self.video}: {where}".rstrip(": "))
+            self._tell(CUT, where)
         return max(x0, 0) / width, max(y0, 0) / height, min(x1, width) / width, min(y1, height) / height
 
     def _number(self, name: str | int | None) -> int:
@@ -228,6 +238,7 @@ class Sheet:
         if why is not None:
             self.remarks.add(why, self.video, max(1, self._asked))
             return None
+        self.remarks.extend(self._found)
         rows = sorted(self._rows, key=lambda row: (row.time, row.track))
         boxes = Boxes(
             time=tuple(row.time for row in rows),

@@ -74,6 +74,7 @@ def decoded(container: Any, path: Path, start: Fraction) -> Iterator[tuple[Fract
         for n, frame in enumerate(container.decode(video)):
             timed = frame.pts is not None
             time = frame.pts * base - origin if timed else n / rate
+            length = (frame.duration or 0) * Fraction(base) if timed else Fraction(0)  # of another rate, in raw streams
             if n == 0 and start > 0 and (not timed or time > start):
                 break
             alone = alone or frame.key_frame
@@ -85,7 +86,7 @@ def decoded(container: Any, path: Path, start: Fraction) -> Iterator[tuple[Fract
                 _refuse_turn(frame, path)
             elif size != (frame.width, frame.height):
                 raise Mistake(RESIZED, where=path, mend=RESIZED_MEND)
-            yield time, (frame.duration or 0) * Fraction(base) or 1 / rate, frame
+            yield time, length or 1 / rate, frame
         if size is not None or start <= 0:
             return
     except (av.FFmpegError, ValueError):
@@ -192,7 +193,7 @@ def numbered(folder: Path, rate: Fraction | None) -> tuple[list[Path], Fraction]
             "is a folder without two or more numbered images", where=folder, mend="name them frame_0001.png, ..."
         )
     if rate is None:
-        raise Mistake("images carry no frame rate", where=folder, mend="say it in a recipe: fps: 10")
+        raise Mistake("images carry no frame rate", where=folder, mend="say it: fps: 10 in a recipe, or in the opening")
     return files, rate
 
 

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 
 from drivesim import weights
 from drivesim.data.frames import image_folder
+from drivesim.data.probing import SYNTHETIC
 from drivesim.errors import Mistake
 from drivesim.scene import Boxes
 
@@ -114,6 +115,11 @@ class Entry:
         return self.fps if self.fps_stated else None
 
     @property
+    def synthetic(self) -> bool:
+        """Whether the file says that it was generated, not filmed: its source is then what made it."""
+        return self.source.startswith(SYNTHETIC)
+
+    @property
     def file(self) -> Path:
         return Path(self.root) / self.path
 
@@ -170,25 +176,24 @@ class Rows:
         held_back = val_drives({entry.drive for entry in self.entries}, val)
         entries = [replace(e, split="val" if e.drive in held_back else "train") for e in self.entries]
         pq.write_table(pa.Table.from_pylist([asdict(e) for e in entries], FILES_SCHEMA), folder / FILES)
-        pq.write_table(pa.Table.from_pylist(self._box_rows(), BOXES_SCHEMA), folder / BOXES)
+        sources = {entry.clip_id: entry.labels or "" for entry in self.entries}
+        boxes = [row for clip_id, found in self.boxes.items() for row in box_rows(clip_id, found, sources[clip_id])]
+        pq.write_table(pa.Table.from_pylist(boxes, BOXES_SCHEMA), folder / BOXES)
         lines = "".join(json.dumps(line) + "\n" for line in self.quarantined)
         (folder / QUARANTINE).write_text(lines, encoding="utf-8")
 
-    def _box_rows(self) -> list[dict[str, object]]:
-        source = {entry.clip_id: entry.labels or "" for entry in self.entries}
-        return [
-            {
-                "clip_id": clip_id, "time_num": time.numerator, "time_den": time.denominator, "track": int(track),
-                "class": cls, "class_source": word, "x0": box[0], "y0": box[1], "x1": box[2], "y1": box[3],
-                "visibility": None if np.isnan(seen) else float(seen), "ignore": bool(ignore),
-                "source": source[clip_id],
-            }
-            for clip_id, boxes in self.boxes.items()
-            for time, track, cls, box, seen, word, ignore in zip(
-                boxes.time, boxes.track, boxes.cls, boxes.box.tolist(), boxes.visibility, boxes.words, boxes.ignored,
-                strict=True,
-            )
-        ]  # fmt: skip
+
+def box_rows(clip_id: str, boxes: Boxes, source: str) -> Iterator[dict[str, object]]:
+    """The rows of ``boxes.parquet`` for one clip."""
+    for time, track, cls, box, seen, word, ignore in zip(
+        boxes.time, boxes.track, boxes.cls, boxes.box.tolist(), boxes.visibility, boxes.words, boxes.ignored,
+        strict=True,
+    ):  # fmt: skip
+        yield {
+            "clip_id": clip_id, "time_num": time.numerator, "time_den": time.denominator, "track": int(track),
+            "class": cls, "class_source": word, "x0": box[0], "y0": box[1], "x1": box[2], "y1": box[3],
+            "visibility": None if np.isnan(seen) else float(seen), "ignore": bool(ignore), "source": source,
+        }  # fmt: skip
 
 
 def val_drives(drives: set[str], share: float) -> set[str]:
@@ -269,10 +274,11 @@ class Index:
         rows: dict[str, list[dict[str, object]]] = {e.clip_id: [] for e in self.entries if e.labels is not None}
         for row in pq.read_table(self.folder / BOXES).to_pylist():
             rows.setdefault(row["clip_id"], []).append(row)
-        return {clip_id: _as_boxes(of_clip) for clip_id, of_clip in rows.items()}
+        return {clip_id: as_boxes(of_clip) for clip_id, of_clip in rows.items()}
 
 
-def _as_boxes(rows: list[dict]) -> Boxes:
+def as_boxes(rows: list[dict]) -> Boxes:
+    """What ``box_rows`` made into rows."""
     return Boxes(
         time=tuple(Fraction(row["time_num"], row["time_den"]) for row in rows),
         track=np.array([row["track"] for row in rows], np.int64),

@@ -2,7 +2,8 @@
 used.
 
 A folder holds ``000000.npy`` ... (``N 2C h w``, opened as memory maps), ``sequences.parquet`` (a row a sequence:
-consecutive frames of a clip at an exact fps) and ``cache.json``, which says from what it was made.
+consecutive frames of a clip at an exact fps) and ``cache.json``, which says from what it was made. Where the index
+knows boxes, ``000000.boxes.npy`` ... hold those of every frame: ``N M`` of ``BOX``, M the same for all.
 """
 
 import hashlib
@@ -26,10 +27,13 @@ from drivesim.data.loader import Item, Ordered, labels
 from drivesim.data.order import Order
 from drivesim.errors import Mistake
 from drivesim.randomness import generator
+from drivesim.scene import BATCHED, EMPTY, FrameBoxes
 
-FORMAT = "drivesim.latents/1"
+FORMAT = "drivesim.latents/2"
 ABOUT, SEQUENCES = "cache.json", "sequences.parquet"
 SHARD_BYTES = 256 << 20
+BOX = np.dtype([("box", "<f4", 4), ("cls", "i1"), ("track", "<i4")])
+UNKNOWN = -3  # the class of all places of a frame of which no boxes are known
 SCHEMA = pa.schema(
     [
         ("clip_id", pa.string()), ("night", pa.bool_()), ("cars", pa.int32()), ("split", pa.string()),
@@ -64,6 +68,7 @@ class About:
         index: digest of the index; ``autoencoder``: SHA-256 of the weights.
         size: ``(H, W)`` of the pictures; ``fps``, ``phases``, ``precision``: how they were taken and encoded.
         shape: ``(2C, h, w)`` of the moments.
+        boxes: places for boxes that every frame has; 0 where the index knows none.
     """
 
     index: str
@@ -73,6 +78,7 @@ class About:
     phases: int
     precision: str
     shape: tuple[int, int, int]
+    boxes: int = 0
 
     @property
     def fingerprint(self) -> str:
@@ -86,10 +92,13 @@ class LatentWriter:
         self.folder, self.about = folder, about
         self._rows: list[Sequence] = []
         self._pending: list[np.ndarray] = []
+        self._boxes: list[np.ndarray] = []
         self._shard = self._offset = 0
 
-    def add(self, entry: Entry, moments: np.ndarray, fps: Fraction, start: Fraction) -> None:
-        """Appends a sequence ``T 2C h w``."""
+    def add(
+        self, entry: Entry, moments: np.ndarray, fps: Fraction, start: Fraction, boxes: FrameBoxes | None = None
+    ) -> None:
+        """Appends a sequence ``T 2C h w`` and its boxes, ``1 T N`` with N = ``about.boxes``; None: none are known."""
         if moments.shape[1:] != self.about.shape:
             raise ValueError(f"moments are T {self.about.shape}, not {moments.shape}")
         if not np.isfinite(moments).all():
@@ -101,6 +110,8 @@ class LatentWriter:
             )
         )  # fmt: skip
         self._pending.append(np.clip(moments, -65504, 65504).astype(np.float16))
+        if self.about.boxes:
+            self._boxes.append(_packed(boxes, len(moments), self.about.boxes))
         self._offset += len(moments)
         if sum(part.nbytes for part in self._pending) >= SHARD_BYTES:
             self._flush()
@@ -108,7 +119,9 @@ class LatentWriter:
     def _flush(self) -> None:
         if self._pending:
             np.save(self.folder / f"{self._shard:06d}.npy", np.concatenate(self._pending))
-            self._pending, self._offset, self._shard = [], 0, self._shard + 1
+            if self._boxes:
+                np.save(self.folder / f"{self._shard:06d}.boxes.npy", np.concatenate(self._boxes))
+            self._pending, self._boxes, self._offset, self._shard = [], [], 0, self._shard + 1
 
     def __enter__(self) -> "LatentWriter":
         return self
@@ -122,6 +135,16 @@ class LatentWriter:
         pq.write_table(pa.Table.from_pylist([asdict(row) for row in self._rows], SCHEMA), self.folder / SEQUENCES)
         content = {"format": FORMAT, "fingerprint": self.about.fingerprint, **asdict(self.about)}
         (self.folder / ABOUT).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def _packed(boxes: FrameBoxes | None, frames: int, most: int) -> np.ndarray:
+    """``T N`` of ``BOX``."""
+    packed = np.zeros((frames, most), BOX)
+    packed["cls"] = UNKNOWN
+    if boxes is not None:
+        packed["box"], packed["track"] = boxes.box[0].numpy(), boxes.track[0].numpy()
+        packed["cls"] = boxes.cls[0].where(boxes.known[0][:, None], UNKNOWN).numpy()
+    return packed
 
 
 class LatentCache:
@@ -145,13 +168,15 @@ class LatentCache:
         try:
             content: dict[str, Any] = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
             rows = pq.read_table(folder / SEQUENCES).to_pylist()
-            values = {field.name: content[field.name] for field in fields(About)}
+            values = {field.name: content[field.name] for field in fields(About) if field.name in content}
             about = About(**{**values, "size": tuple(values["size"]), "shape": tuple(values["shape"])})
             sequences = [Sequence(**row) for row in rows]
         except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as problem:
             raise Mistake(f"cannot be read: {problem}", where=folder / ABOUT, mend="encode again") from None
         if content.get("format") != FORMAT or content.get("fingerprint") != about.fingerprint:
-            raise Mistake("its fingerprint does not fit its content", where=folder / ABOUT, mend="encode again")
+            older = content.get("format") != FORMAT
+            what = "is of another version of drivesim" if older else "its fingerprint does not fit its content"
+            raise Mistake(what, where=folder / ABOUT, mend="encode again")
         if autoencoder is not None and about.autoencoder != autoencoder:
             raise Mistake(
                 f"holds latents of another autoencoder ({about.autoencoder[:12]}, not {autoencoder[:12]})",
@@ -167,11 +192,23 @@ class LatentCache:
 
     def read(self, sequence: Sequence, first: int, frames: int, stride: int = 1) -> np.ndarray:
         """``frames`` frames of ``sequence``, every ``stride``-th from its frame ``first`` on: float32 ``T 2C h w``."""
+        place = self._place(sequence, first, frames, stride)
+        return np.asarray(self._shards[sequence.shard][place], dtype=np.float32)
+
+    def boxes(self, sequence: Sequence, first: int, frames: int, stride: int = 1) -> Item:
+        """Their boxes as the tensors of ``FrameBoxes`` without its B, as batches name them."""
+        held = self._boxes[sequence.shard][self._place(sequence, first, frames, stride)]
+        cls = torch.from_numpy(held["cls"].astype(np.int64))
+        known = cls[:, 0] != UNKNOWN
+        tensors = (held["box"].astype(np.float32), held["track"].astype(np.int64))
+        box, track = (torch.from_numpy(array) for array in tensors)
+        return dict(zip(BATCHED, (box, cls.where(known[:, None], EMPTY), track, known), strict=True))
+
+    def _place(self, sequence: Sequence, first: int, frames: int, stride: int) -> slice:
         end = first + span(frames, stride)
         if first < 0 or end > sequence.frames:
             raise ValueError(f"frames {first} to {end} of a sequence of {sequence.frames}")
-        held = self._shards[sequence.shard][sequence.offset + first : sequence.offset + end : stride]
-        return np.asarray(held, dtype=np.float32)
+        return slice(sequence.offset + first, sequence.offset + end, stride)
 
     def stride(self, rate: Fraction) -> int:
         """How many of its frames a frame at ``rate`` is.
@@ -186,13 +223,22 @@ class LatentCache:
 
     @cached_property
     def _shards(self) -> list[np.ndarray]:
+        return self._maps("")
+
+    @cached_property
+    def _boxes(self) -> list[np.ndarray]:
+        return self._maps(".boxes")
+
+    def _maps(self, kind: str) -> list[np.ndarray]:
         count = 1 + max((sequence.shard for sequence in self.sequences), default=-1)
-        return [np.load(self.folder / f"{n:06d}.npy", mmap_mode="r", allow_pickle=False) for n in range(count)]
+        return [np.load(self.folder / f"{n:06d}{kind}.npy", mmap_mode="r", allow_pickle=False) for n in range(count)]
 
     def _check_shards(self) -> None:
         try:
             lengths = [len(shard) for shard in self._shards if shard.shape[1:] == self.about.shape]
             whole = len(lengths) == len(self._shards)
+            if self.about.boxes:
+                whole &= [len(shard) for shard in self._boxes if shard.dtype == BOX] == lengths
         except (OSError, ValueError):
             whole = False
         if not whole or any(s.offset + s.frames > lengths[s.shard] for s in self.sequences):
@@ -200,7 +246,7 @@ class LatentCache:
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the maps: a worker opens its own."""
-        return {name: value for name, value in self.__dict__.items() if name != "_shards"}
+        return {name: value for name, value in self.__dict__.items() if name not in ("_shards", "_boxes")}
 
 
 @dataclass(frozen=True)
@@ -238,11 +284,12 @@ class Latents(Dataset[Item]):
         stride = self._stride(sample)
         order = self._orders[stride]
         window = self.held[stride][order.window(sample)]
-        late = int(order.uniform(sample) * (window.slack + 1))
-        moments = torch.from_numpy(self.cache.read(window.sequence, window.first + late, self.frames, stride))
+        first = window.first + int(order.uniform(sample) * (window.slack + 1))
+        place = window.sequence, first, self.frames, stride
         return {
-            "moments": moments,
+            "moments": torch.from_numpy(self.cache.read(*place)),
             "fps": torch.tensor(float(self.cache.fps / stride)),
+            **(self.cache.boxes(*place) if self.cache.about.boxes else {}),
             **labels(window.sequence.night, window.sequence.cars, sample),
         }
 
@@ -253,7 +300,8 @@ class Latents(Dataset[Item]):
 
 
 class LatentData(Ordered):
-    """Windows of a cache as batches ``{"moments": B T 2C h w, "fps", "night", "cars", "sample": B}``; see ``ClipData``.
+    """Windows of a cache as batches ``{"moments": B T 2C h w, "fps", "night", "cars", "sample": B}``, with the
+    fields of ``FrameBoxes`` where the cache holds boxes; see ``ClipData``.
 
     Args:
         rates: frames a second of the windows, which all are trained on alike; none named is the cache's own. A clip

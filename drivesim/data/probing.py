@@ -16,6 +16,7 @@ from drivesim.data.opening import opened, own_rate
 from drivesim.data.writer import Size
 from drivesim.errors import Mistake
 
+SYNTHETIC = "synthetic:"  # begins the comment of a video that was generated, not filmed
 UNEVEN = "has a variable frame rate, taken by time stamp"
 TS_PACKET = 188
 TWINS = Fraction(1, 500)  # seconds; Matroska cannot tell less than one thousandth
@@ -30,7 +31,7 @@ class VideoInfo:
     Args:
         frames: number of frames shown; ``fps`` their mean rate, ``seconds`` how long they are shown.
         rotation: degrees counter-clockwise that the stored picture is turned by when shown.
-        comment: of the file's metadata; generated video says there that it is synthetic.
+        comment: of the file's metadata; generated video says there that it is (``SYNTHETIC``).
         remarks: what is unusual about it and how it is handled, in sentences that can be counted over files.
     """
 
@@ -44,6 +45,11 @@ class VideoInfo:
     codec: str = ""
     comment: str = ""
     remarks: tuple[str, ...] = ()
+
+    @property
+    def synthetic(self) -> str | None:
+        """By what the video was generated, where it says so; None otherwise."""
+        return self.comment.partition(" {")[0] if self.comment.startswith(SYNTHETIC) else None
 
     def plain(self) -> dict[str, Any]:
         """As JSON holds it; exact times as ``"a/b"``."""
@@ -137,8 +143,9 @@ def _stamps(container: Any, video: Any) -> Stamps:
             if packet.is_corrupt:
                 broken = True
                 break
-            ticks.append(len(ticks) / rate / base if packet.pts is None else packet.pts)
-            last = max(last, (ticks[-1], packet.duration or 0))
+            timed = packet.pts is not None
+            ticks.append(packet.pts if timed else len(ticks) / rate / base)
+            last = max(last, (ticks[-1], packet.duration or 0 if timed else 0))
             if packet.is_keyframe and len(ticks) > 1:
                 key = packet
     except (av.FFmpegError, ValueError):

@@ -6,15 +6,16 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
 from drivesim import config
-from drivesim.data import labelling, video
+from drivesim.data import generated, labelling, video
 from drivesim.data.annotations import Remarks
-from drivesim.data.formats import known
+from drivesim.data.formats import Reel, known
 from drivesim.data.index import Entry, Index, Rows, identity, size_of, whole_folder
 from drivesim.errors import Mistake
 
@@ -24,6 +25,7 @@ NIGHT_LUMA = 60.0
 source's own label goes before."""
 LOOKS, LOOK_SIZE = 4, (36, 64)
 ONE_PASS = 5  # seconds up to which decoding all is quicker than seeking
+NO_PICTURE = "is a picture that the tables name and that is not there"
 
 
 @dataclass(frozen=True)
@@ -32,9 +34,12 @@ class Recipe:
 
     Args:
         name: of the source; ``licence`` and ``source`` (where it is from) go into every row.
-        kind: ``videos``, ``images`` (folders of numbered images), or ``world`` (rendered).
+        kind: ``videos``, ``images`` (folders of numbered images), ``tables`` (pictures of all clips lie together, and
+            the tables at ``labels`` tell which make a clip, when each was taken, and the drive; they become videos in
+            the index, byte for byte), or ``world`` (rendered).
         root: the folder, where the command names the recipe instead of one; relative to the recipe.
-        include: patterns on the path below the root; ``*`` also spans folders. ``exclude`` likewise.
+        include: patterns on the path below the root, of ``tables`` on the clip's name; ``*`` also spans folders.
+            ``exclude`` likewise.
         fps: the true frame rate, such as 10 or 30000/1001; images need it, for videos it overrides a wrong header.
         drive: regular expression searched in the path; what it finds (its first group, if any) names the drive. Without
             it the folder does, and each file that lies in the root itself is a drive.
@@ -47,7 +52,7 @@ class Recipe:
     name: str = "folder"
     licence: str = "unknown"
     source: str = ""
-    kind: Literal["videos", "images", "world"] = "videos"
+    kind: Literal["videos", "images", "tables", "world"] = "videos"
     root: str = ""
     include: tuple[str, ...] = ("*",)
     exclude: tuple[str, ...] = ()
@@ -71,34 +76,42 @@ def load_recipe(file: Path) -> Recipe:
     Mistake: an unknown key, or a value that does not fit.
     """
     recipe = config.load(Recipe, file)
+    with config.located(file):
+        _check(recipe)
+    return recipe
+
+
+def _check(recipe: Recipe) -> None:
     try:
         fits = recipe.rate is None or recipe.rate > 0
     except (ValueError, ZeroDivisionError):
         fits = False
     if not fits:
-        raise Mistake(f"fps: '{recipe.fps}' is not a rate", where=file, mend="write 10, 7.5 or '30000/1001'")
+        raise Mistake(f"'{recipe.fps}' is not a rate", field="fps", mend="write 10, 7.5 or '30000/1001'")
     try:
         re.compile(recipe.drive or "")
     except re.error as problem:
-        raise Mistake(f"drive: not a regular expression: {problem}", where=file) from None
+        raise Mistake(f"not a regular expression: {problem}", field="drive") from None
     if recipe.kind == "images" and recipe.fps is None:
-        raise Mistake("images carry no frame rate", where=file, mend="add fps: 10")
+        raise Mistake("images carry no frame rate", field="kind", mend="add fps: 10")
+    if recipe.kind == "tables" and not recipe.labels:
+        raise Mistake("tables are needed, and none are named", field="kind", mend="see datasets/nuscenes/recipe.yaml")
+    if recipe.kind == "tables" and recipe.fps is not None:
+        raise Mistake("has no place: the tables know the pictures' own times", field="fps", mend="leave it out")
     if recipe.kind == "world" and (recipe.clips < 1 or recipe.seconds <= 0 or recipe.fps is None):
-        raise Mistake(
-            "a rendered world needs clips, seconds and fps", where=file, mend="see datasets/world/recipe.yaml"
-        )
-    return recipe
+        mend = "see datasets/world/recipe.yaml"
+        raise Mistake("a rendered world needs clips, seconds and fps", field="kind", mend=mend)
 
 
 def build(
     source: str | Path,
     out: str | Path,
     recipe: Recipe | None = None,
-    progress: Callable[[list[Path]], Iterable[Path]] = iter,
+    progress: Callable[[list[str]], Iterable[str]] = iter,
     remarks: Remarks | None = None,
 ) -> Index:
     """Indexes the videos (or folders of images) below ``source`` into the folder ``out``, with their labels if the
-    recipe names some; what is wrong with a box goes to ``remarks``.
+    recipe names some; what is wrong with a box goes to ``remarks``. A generated video brings its own boxes.
 
     A file that cannot be used is a line in ``quarantine.jsonl``, and the work goes on.
 
@@ -106,22 +119,21 @@ def build(
         Mistake: no folder, an empty one, one without a readable video, labels that cannot be read or belong to no
             clip; then ``out`` is not made.
     """
-    source, out, recipe = Path(source), Path(out), recipe or Recipe()
+    source, out, recipe, remarks = Path(source), Path(out), recipe or Recipe(), remarks or Remarks()
     if not source.is_dir():
         raise Mistake("no such folder" if not source.exists() else "is not a folder", where=source)
     root = source.resolve()
     if recipe.labels:
         known.of(root / recipe.labels, recipe.format)  # before hours of reading
     rows = Rows()
-    found = candidates(root, recipe)
-    if not found:
-        raise Mistake(_nothing(root), where=source, mend=_instead(root, recipe))
     with whole_folder(out) as part:
+        found = takes(root, recipe, part.resolve(), remarks)
+        if not found:
+            raise Mistake(_nothing(root), where=source, mend=_instead(root, recipe))
         seen: dict[str, str] = {}
-        for file in progress(found):
-            name = file.relative_to(root).as_posix()
+        for name in progress(list(found)):
             try:
-                entry = measure(root, file, recipe)
+                entry = found[name]()
             except Mistake as problem:
                 rows.quarantine(name, problem.what)
                 continue
@@ -129,15 +141,31 @@ def build(
                 rows.quarantine(name, f"has the same bytes as {seen[entry.clip_id]}")
                 continue
             seen[entry.clip_id] = name
-            rows.add(entry)
+            if (own := generated.read(entry.file, entry.clip_id)) is not None:
+                rows.add(labelling.with_labels(entry, own, generated.SOURCE), own.boxes)
+            else:
+                rows.add(entry)
         if not rows.entries:
             reason = f"{rows.quarantined[0]['path']} {rows.quarantined[0]['reason']}"
             raise Mistake(f"holds no readable video ({len(found)} tried: {reason})", where=source)
         if recipe.labels:
             place = root / recipe.labels
-            labelling.join(rows, place, known.of(place, recipe.format), Remarks() if remarks is None else remarks)
+            labelling.join(rows, place, known.of(place, recipe.format), remarks)
         rows.write(part, recipe.val)
     return Index.open(out)
+
+
+def takes(root: Path, recipe: Recipe, part: Path, remarks: Remarks) -> dict[str, Callable[[], Entry]]:
+    """What makes the row of each clip, by the clip's name; ``part`` is the folder that becomes the index."""
+    if recipe.kind != "tables":
+        found = candidates(root, recipe)
+        return {file.relative_to(root).as_posix(): partial(measure, root, file, recipe) for file in found}
+    place = root / recipe.labels
+    form = known.of(place, recipe.format)
+    if form.reels is None:
+        raise Mistake(f"{form.title} does not say which pictures make a video", where=place, mend="use kind: images")
+    chosen = [r for r in form.reels(place) if _any(r.video, recipe.include) and not _any(r.video, recipe.exclude)]
+    return {reel.video: partial(bound, reel, root, recipe, part, remarks) for reel in chosen}
 
 
 def candidates(root: Path, recipe: Recipe) -> list[Path]:
@@ -151,6 +179,7 @@ def candidates(root: Path, recipe: Recipe) -> list[Path]:
             fits = path.is_dir() and len(video.image_folder(path)) > 1
         else:
             fits = path.suffix.lower() in video.VIDEOS
+        fits = fits and not generated.is_segment(path)
         if fits and _any(name, recipe.include) and not _any(name, recipe.exclude):
             wanted.append(path)
     return wanted
@@ -181,9 +210,39 @@ def measure(root: Path, file: Path, recipe: Recipe) -> Entry:
         fps_stated=recipe.fps is not None,
         seconds=float(info.seconds),
         night=luma(file, info, recipe.rate) < NIGHT_LUMA,
-        source=recipe.source or recipe.name,
+        source=info.synthetic or recipe.source or recipe.name,
         licence=recipe.licence,
     )
+
+
+def bound(reel: Reel, root: Path, recipe: Recipe, part: Path, remarks: Remarks) -> Entry:
+    """The row of a clip whose pictures lie below ``root`` among others: they become a video in ``part/videos``.
+
+    Pictures that are not there are left out with a remark; the others keep their times.
+
+    Raises:
+        Mistake: the first is not there, so that its labels have no moment to count from; one is a link that leads out
+            of ``root``; as ``video.bind`` and ``measure``.
+    """
+    there = [n for n, picture in enumerate(reel.pictures) if picture.is_file()]
+    if 0 not in there:
+        raise Mistake("its first picture is not there", where=reel.pictures[0])
+    if not all(reel.pictures[n].resolve().is_relative_to(root) for n in there):
+        raise Mistake("has pictures that lead out of the folder", where=root)
+    if Path(reel.video).name != reel.video or reel.video.startswith("."):
+        raise Mistake("has a name that a file cannot have", where=repr(reel.video))
+    missing = sorted(set(range(len(reel.pictures))) - set(there))
+    if missing:
+        remarks.add(NO_PICTURE, f"{reel.video}: {reel.pictures[missing[0]].name}", len(missing))
+    file = part / "videos" / f"{reel.video}.mp4"
+    video.bind([reel.pictures[n] for n in there], [reel.times[n] for n in there], file)
+    try:
+        entry = measure(part, file, recipe)
+    except Mistake:
+        file.unlink()
+        raise
+    drive = drive_of(reel.video, recipe) if recipe.drive else f"{recipe.name}/{reel.drive}"
+    return replace(entry, root=".", drive=drive)
 
 
 def luma(file: Path, info: video.VideoInfo, rate: Fraction | None) -> float:
@@ -222,6 +281,8 @@ def _nothing(root: Path) -> str:
 
 
 def _instead(root: Path, recipe: Recipe) -> str:
+    if recipe.kind == "tables":
+        return "no clip of its tables is taken: see include and exclude of the recipe"
     if recipe.kind == "videos" and any(len(video.image_folder(f)) > 1 for f in [root, *root.rglob("*")] if f.is_dir()):
         return "it holds numbered images: use a recipe with kind: images and fps, see datasets/folder"
     return f"{', '.join(video.VIDEOS[:5])} and others are looked for, also in its folders"

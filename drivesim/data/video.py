@@ -24,20 +24,23 @@ import numpy as np
 
 from drivesim.data.frames import RESIZED, RESIZED_MEND, Shown, image_folder
 from drivesim.data.frames import shown as frames_of
-from drivesim.data.probing import UNEVEN, VideoInfo, probe
-from drivesim.data.writer import Size, Writer, remux
+from drivesim.data.probing import SYNTHETIC, UNEVEN, VideoInfo, probe
+from drivesim.data.writer import Size, Writer, bind, remux
 from drivesim.errors import Mistake
 from drivesim.scene import Clip
 
 __all__ = [
     "GRACE",
+    "SYNTHETIC",
     "UNEVEN",
     "VIDEOS",
     "Recording",
     "Size",
     "VideoInfo",
     "Writer",
+    "bind",
     "fit",
+    "fit_boxes",
     "frames_in",
     "image_folder",
     "probe",
@@ -128,11 +131,24 @@ def fit(picture: np.ndarray, size: Size | None) -> np.ndarray:
     height, width = picture.shape[:2]
     if size is None or size == (height, width):
         return picture
-    crop_h, crop_w = min(height, round(width * size[0] / size[1])), min(width, round(height * size[1] / size[0]))
-    top, left = (height - crop_h) // 2, (width - crop_w) // 2
-    crop = picture[top : top + max(crop_h, 1), left : left + max(crop_w, 1)]
+    top, left, crop_h, crop_w = _middle((height, width), size)
+    crop = picture[top : top + crop_h, left : left + crop_w]
     smaller = size[0] <= crop_h and size[1] <= crop_w
     return cv2.resize(crop, (size[1], size[0]), interpolation=cv2.INTER_AREA if smaller else cv2.INTER_LINEAR)
+
+
+def fit_boxes(box: np.ndarray, shape: Size, size: Size) -> np.ndarray:
+    """Boxes ``N 4``, fractions of a picture of ``shape``, as fractions of what ``fit`` makes of it; they may reach over
+    its edge, or lie outside."""
+    top, left, crop_h, crop_w = _middle(shape, size)
+    return (box * ((shape[1], shape[0]) * 2) - (left, top) * 2) / ((crop_w, crop_h) * 2)
+
+
+def _middle(shape: Size, size: Size) -> tuple[int, int, int, int]:
+    """The part of a picture of ``shape`` that has the aspect of ``size``: top, left, height, width."""
+    height, width = shape
+    crop_h, crop_w = min(height, round(width * size[0] / size[1])), min(width, round(height * size[1] / size[0]))
+    return (height - crop_h) // 2, (width - crop_w) // 2, max(crop_h, 1), max(crop_w, 1)
 
 
 def _clips(

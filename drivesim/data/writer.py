@@ -1,8 +1,10 @@
-"""Video out: segments that play alone, and their joining without encoding anew."""
+"""Video out: segments that play alone, and the joining of segments, or of pictures, without encoding anew."""
 
 import math
 import os
+from collections.abc import Sequence
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -11,11 +13,14 @@ import av
 import numpy as np
 from av.video.reformatter import Colorspace
 
+from drivesim.data.frames import image
 from drivesim.data.opening import opened, own_rate
 from drivesim.errors import Mistake
 
 Size = tuple[int, int]
 BT709 = 1
+MICRO = 1_000_000
+JPEG = b"\xff\xd8"
 # Without the macroblock tree: in a process with a second thread its results differ from run to run, in 1 file in 100
 # with the x264 of PyAV 18.1.
 ALIKE = "threads=1:sliced-threads=0:mbtree=0:rc-lookahead=0"
@@ -128,6 +133,48 @@ def remux(segments: list[Path], out: str | Path, comment: str = "") -> None:
         _publish(part, out)
     finally:
         part.unlink(missing_ok=True)
+
+
+def bind(pictures: Sequence[Path], times: Sequence[Fraction], out: str | Path) -> None:
+    """JPEG files become a video, byte for byte, each shown at its own time, to the microsecond.
+
+    Args:
+        times: seconds, the first 0, ascending; the last picture is shown for as long as the others on average.
+
+    Raises:
+        Mistake: less than two pictures, one that is no JPEG, or two at one time.
+    """
+    if len(pictures) < 2:
+        raise Mistake("has less than two pictures", where=out)
+    ticks = [round(time * MICRO) for time in times]
+    lengths = [later - tick for tick, later in pairwise(ticks)]
+    if min(lengths) < 1:
+        raise Mistake("has two pictures of one time", where=pictures[lengths.index(min(lengths)) + 1])
+    lengths.append(ticks[-1] // len(lengths))
+    out = Path(out)
+    part = out.with_name(f".{out.name}.{os.getpid()}.part")
+    part.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with _new_mp4(part, Fraction(MICRO), "") as whole:
+            stream = whole.add_stream("mjpeg", rate=Fraction(MICRO))
+            stream.height, stream.width = image(pictures[0]).shape[:2]
+            stream.pix_fmt = "yuvj420p"  # of the header; every picture says its own
+            for picture, tick, length in zip(pictures, ticks, lengths, strict=True):
+                whole.mux(_packet(picture, stream, tick, length))
+        _publish(part, out)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _packet(picture: Path, stream: Any, tick: int, length: int) -> Any:
+    content = picture.read_bytes()
+    if not content.startswith(JPEG):
+        raise Mistake("is not a JPEG", where=picture, mend="copy it again; other pictures are not joined to videos")
+    packet = av.Packet(content)
+    packet.stream, packet.time_base, packet.is_keyframe = stream, Fraction(1, MICRO), True
+    packet.pts = packet.dts = tick
+    packet.duration = length
+    return packet
 
 
 def _copy(segments: list[Path], whole: Any, copy: Any, fps: Fraction, extradata: bytes | None) -> None:

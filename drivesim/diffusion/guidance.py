@@ -75,13 +75,13 @@ class Guidance:
 
     def _branches(self, level: Level, condition: Condition) -> list[tuple[Tensor, Condition]]:
         """The branches that count, each with its weight (``B T 1 1 1``), from the barest to the full condition."""
-        parts = []
+        parts: list[tuple[Scale, Callable[[Condition], Condition]]] = []
         if condition.context is not None:
             parts.append((self.context, _drop_context))
         if condition.tokens is not None:
             parts.append((self.labels, self._drop_labels))
-        if condition.planes is not None:
-            parts.append((self.boxes, _drop_boxes))
+        if condition.planes is not None or condition.box_tokens is not None:
+            parts.append((self.boxes, Condition.without_boxes))
         one = torch.ones_like(level.sigma, dtype=torch.float64)
         scales = [one, *(scale.at(level.sigma) for scale, _ in parts), torch.zeros_like(one)]
         branches = []
@@ -123,10 +123,6 @@ def _drop_context(condition: Condition) -> Condition:
     return replace(
         condition, **{name: value if value is None else torch.zeros_like(value) for name, value in known.items()}
     )
-
-
-def _drop_boxes(condition: Condition) -> Condition:
-    return replace(condition, planes=None)
 
 
 def _alike(conditions: list[Condition]) -> list[list[int]]:

@@ -31,7 +31,7 @@ class LossConfig:
 
     def __post_init__(self) -> None:
         if not (self.power > 0 and 0 <= self.shared <= 1 and self.std > 0):
-            raise Mistake("needs power > 0, shared in [0, 1] and std > 0", where="loss")
+            raise Mistake("needs power > 0, shared in [0, 1] and std > 0", field="loss")
 
 
 class DiffusionLoss:

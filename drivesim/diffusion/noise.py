@@ -44,12 +44,12 @@ class ScheduleConfig:
         if (self.kind == "edm") != (self.target == "edm"):
             mend = "kind 'edm' takes target 'edm'; kind 'discrete' takes 'eps' or 'v'"
             raise Mistake(
-                f"a schedule of kind '{self.kind}' has no target '{self.target}'", where="schedule", mend=mend
+                f"a schedule of kind '{self.kind}' has no target '{self.target}'", field="schedule", mend=mend
             )
         if self.steps < 1 or not 0 < self.beta_start <= self.beta_end < 1:
-            raise Mistake("needs steps >= 1 and 0 < beta_start <= beta_end < 1", where="schedule")
+            raise Mistake("needs steps >= 1 and 0 < beta_start <= beta_end < 1", field="schedule")
         if not 0 < self.sigma_min < self.sigma_max or self.rho <= 0:
-            raise Mistake("needs 0 < sigma_min < sigma_max and rho > 0", where="schedule")
+            raise Mistake("needs 0 < sigma_min < sigma_max and rho > 0", field="schedule")
 
 
 @dataclass(frozen=True, eq=False)

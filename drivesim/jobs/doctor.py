@@ -25,7 +25,7 @@ PACKAGES = (
     "opencv-python-headless",
     "safetensors",
     "pyarrow",
-    "jsonargparse",
+    "pydantic",
 )
 GIB = 2**30
 

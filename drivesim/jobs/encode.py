@@ -2,8 +2,11 @@
 
 import math
 import time
+from bisect import bisect
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -15,14 +18,17 @@ from torch import Tensor
 
 from drivesim import weights
 from drivesim.data import video
+from drivesim.data.annotations import Labelled
 from drivesim.data.index import Entry, Index, whole_folder
 from drivesim.data.latents import SHARD_BYTES, About, LatentCache, LatentWriter
 from drivesim.errors import Mistake
 from drivesim.jobs.preflight import Estimate, Law, Part, Room, check_disk, check_memory
 from drivesim.models.autoencoder import Autoencoder
 from drivesim.rollout import memory
-from drivesim.scene import KEYFRAME_FPS, to_model
+from drivesim.rollout.tracks import from_labelled
+from drivesim.scene import KEYFRAME_FPS, Boxes, FrameBoxes, frame_boxes, to_model
 
+MOST_BOXES = 64  # of a frame; where there are more, the smallest are left out
 TRIED = 1.0  # seconds of encoding that the preflight measures
 
 
@@ -59,10 +65,12 @@ def run(
     if size[0] % model.config.f or size[1] % model.config.f:
         raise Mistake(f"{size[0]}x{size[1]} does not divide by the autoencoder's {model.config.f}", where="--size")
     shape = (2 * model.config.latent, size[0] // model.config.f, size[1] // model.config.f)
-    about = About(opened.digest, weights.sha256(file), size, str(fps), phases, precision, shape)
     fast = [entry for entry in opened.entries if entry.fps >= fps * video.FULL_RATE]
     if not fast:
         raise Mistake(f"no clip has {fps} frames a second or more", where=index, mend="ask for a lower --fps")
+
+    places = min(MOST_BOXES, max((_fullest(opened.boxes(entry.clip_id)) for entry in fast), default=0))
+    about = About(opened.digest, weights.sha256(file), size, str(fps), phases, precision, shape, places)
 
     def encoded(entry: Entry, start: Fraction, most: int = batch) -> Iterator[np.ndarray]:
         for clip in video.stream(entry.file, fps=fps, size=size, chunk=batch, start=start, rate=entry.rate):
@@ -78,7 +86,9 @@ def run(
             entry.check()
             moments = list(encoded(entry, start))
             if moments:
-                writer.add(entry, np.concatenate(moments), fps, start)
+                sequence = np.concatenate(moments)
+                times = [start + n / fps for n in range(len(sequence))]
+                writer.add(entry, sequence, fps, start, _boxes(opened, entry, times, places, size))
     cache = LatentCache.open(out)
     frames = sum(sequence.frames for sequence in cache.sequences)
     say = Console(highlight=False).print
@@ -86,6 +96,38 @@ def run(
     if len(fast) < len(opened.entries):
         say(f"{len(opened.entries) - len(fast)} clips left out: fewer than {fps} frames a second")
     return Path(out)
+
+
+def _fullest(boxes: Boxes | None) -> int:
+    """The most boxes at a moment; 1 for a clip that is known to have none, 0 where they are unknown."""
+    return 0 if boxes is None else max(Counter(boxes.time).values(), default=1)
+
+
+def _boxes(index: Index, entry: Entry, times: list[Fraction], most: int, size: tuple[int, int]) -> FrameBoxes | None:
+    """Those of the frames at ``times``, as these are cut to ``size``; between labelled moments a box moves evenly."""
+    if (own := index.boxes(entry.clip_id)) is None or not most:
+        return None
+    own = replace(own, box=video.fit_boxes(own.box, (entry.height, entry.width), size))
+    labelled = Labelled(entry.path, own, (entry.height, entry.width), tuple(sorted(set(own.time))))
+    return frame_boxes(_with_ignored(from_labelled(labelled).identified(times), own, times), times, most)
+
+
+def _with_ignored(boxes: Boxes, own: Boxes, times: list[Fraction]) -> Boxes:
+    """``boxes`` with the ignored regions of ``own``, each of which holds from its moment to the next labelled one."""
+    rows: dict[Fraction, list[int]] = {time: [] for time in sorted(set(own.time))}
+    for row in np.flatnonzero(own.ignored).tolist():
+        rows[own.time[row]].append(row)
+    moments = list(rows)
+    held = [(t, row) for t in times if moments for row in rows[moments[max(0, bisect(moments, t) - 1)]]]
+    which = [row for _, row in held]
+    return Boxes(
+        time=(*boxes.time, *(time for time, _ in held)),
+        track=np.concatenate([boxes.track, np.zeros(len(which), np.int64)]),
+        cls=(*boxes.cls, *(own.cls[row] for row in which)),
+        box=np.concatenate([boxes.box, own.box[which]]),
+        visibility=np.concatenate([boxes.visibility, np.full(len(which), np.nan)]),
+        ignore=np.concatenate([np.zeros(len(boxes), bool), np.ones(len(which), bool)]),
+    )
 
 
 def _estimate(

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from rich import print as say
+from rich.markup import escape
 
 from drivesim import config
+from drivesim.data.formats import Format, known
 from drivesim.errors import Mistake
 from drivesim.jobs import stack as stacks
 from drivesim.jobs.outlook import foresee
@@ -19,6 +21,7 @@ from drivesim.rollout.engine import Rollout, prepare, roll
 from drivesim.rollout.journal import check_free
 from drivesim.rollout.scenario import Scenario
 from drivesim.rollout.settings import RolloutConfig
+from drivesim.rollout.stack import Stack
 
 
 def run(
@@ -36,6 +39,7 @@ def run(
     precision: str = "bf16",
     keep_opening: bool = False,
     dry_run: bool = False,
+    export: str | None = None,
 ) -> list[Path]:
     """Generates every scenario with every seed; returns the run folders. Says before what that will take.
 
@@ -49,27 +53,35 @@ def run(
         settings: ``key.sub=value`` for ``RolloutConfig``.
         precision: ``bf16`` or ``32``, of the networks; latents between stages are float32 either way.
         dry_run: stops once that is said, and writes nothing.
+        export: label formats of the boxes, by name with commas between them, or ``none``; None is all that are written.
 
     Raises:
         Mistake: anything of the above does not fit, or memory or disk do not suffice; nothing is written then.
         Interrupted: asked to stop; ``resume`` goes on.
     """
-    rollout_config = config.load(RolloutConfig, None, settings or [])
+    rollout_config, formats = config.load(RolloutConfig, None, settings or []), _formats(export)
     found = {
         name: _with_options(each, opening, minutes, seeds or [], size, fps, keep_opening)
         for name, each in _scenarios(scenario).items()
     }
-    for name, each in found.items():
-        if each.boxes != "unknown":
-            what = f"boxes: {each.boxes}, and no model takes boxes yet"
-            raise Mistake(what, where=name or scenario, mend="'drivesim scenario preview' draws them over the clip")
+    if export is not None and formats and all(each.boxes == "unknown" for each in found.values()):
+        mend = "a scenario with boxes: none, or boxes: tracks; or leave --export out"
+        raise Mistake("there are no boxes to write: they are unknown", where="--export", mend=mend)
     _check_free(out, found, resume)
     stack = stacks.load(weights, device, precision)
+    for name, each in found.items():
+        if each.boxes != "unknown" and stack.boxed is None:
+            what = f"boxes: {each.boxes}, and these weights take no boxes"
+            mend = "train an image model with joined: [boxes] (docs/boxes.md); 'drivesim scenario preview' needs none"
+            raise Mistake(what, where=name or scenario, mend=mend)
     planned: list[tuple[Path, Rollout]] = [
-        (_folder(out, found, name, each, seed), prepare(stack, each, seed, rollout_config))
+        (_folder(out, found, name, each, seed), _prepared(stack, each, seed, rollout_config, scenario, name))
         for name, each in found.items()
         for seed in each.seeds
     ]
+    remarks = (line for _, rollout in planned if rollout.placed for line in rollout.placed.remarks.lines())
+    for line in dict.fromkeys(remarks):
+        say(f"[yellow]labels[/] {escape(line)}")
     if left := [rollout for folder, rollout in planned if not (folder / "video.mp4").exists()]:
         room = Room.at(out, stack.device)
         foresee(left, out, room).show(room)
@@ -78,9 +90,17 @@ def run(
     done = []
     for folder, rollout in planned:
         title = folder.relative_to(out.parent).as_posix()
-        done.append(roll(rollout, folder, resume=resume, argv=sys.argv, title=title))
+        done.append(roll(rollout, folder, resume=resume, argv=sys.argv, title=title, export=formats))
         _tell(folder, rollout)
+    _tell_lost(done)
     return done
+
+
+def _formats(names: str | None) -> tuple[Format, ...]:
+    if names in (None, "all"):
+        return known.WRITTEN
+    chosen = [name.strip() for name in names.split(",")] if names != "none" else []
+    return tuple(known.written(name, "--export") for name in dict.fromkeys(chosen))
 
 
 def _tell(folder: Path, rollout: Rollout) -> None:
@@ -88,9 +108,23 @@ def _tell(folder: Path, rollout: Rollout) -> None:
     length, fps = float(plan.total / plan.fps), float(plan.fps)
     say(f"{folder / 'video.mp4'}: {plan.total} frames of {height}x{width}, {length:.1f} s at {fps:g} fps")
     say(f"  {', '.join(rollout.course.words(rollout.filled))}")
-    handover = json.loads((folder / "run.json").read_bytes()).get("handover")
+    record = json.loads((folder / "run.json").read_bytes())
+    exported = ", ".join(record["export"]) or "none" if "export" in record else "none, as its boxes are unknown"
+    say(f"  label files: {exported}")
+    handover = record.get("handover")
     if handover:
         say(f"  from real to made: a change of {handover['jump']} levels, {handover['ratio']} times those that follow")
+
+
+def _tell_lost(folders: list[Path]) -> None:
+    """What formats could not carry, once for all runs."""
+    lost: dict[str, int] = {}
+    for folder in folders:
+        for name, reasons in json.loads((folder / "run.json").read_bytes()).get("export", {}).items():
+            for reason, count in reasons.items():
+                lost[f"{name}: {reason}"] = lost.get(f"{name}: {reason}", 0) + count
+    for line, count in lost.items():
+        say(f"[yellow]labels[/] {count} x {escape(line)}")
 
 
 def _check_free(out: Path, found: dict[str, Scenario], resume: bool) -> None:
@@ -116,6 +150,14 @@ def _scenarios(source: Path | None) -> dict[str, Scenario]:
     if not files:
         raise Mistake("holds no scenario", where=source, mend="scenarios are files that end in .yaml")
     return {file.stem: scenarios.load(file) for file in files}
+
+
+def _prepared(
+    stack: Stack, scenario: Scenario, seed: int, settings: RolloutConfig, source: Path | None, name: str
+) -> Rollout:
+    """``prepare``; what of the scenario does not fit its clip's labels is told with the line of its file."""
+    with config.located(source / f"{name}.yaml" if source and name else source):
+        return prepare(stack, scenario, seed, settings)
 
 
 def _with_options(

@@ -115,6 +115,9 @@ def _tell(made: Index, remarks: Remarks) -> None:
         f"{made.folder}: {len(made.entries)} clips of {drives} drives, {seconds:.1f} s, {nights} at night, "
         f"{len(made.split('val'))} held back"
     )
+    synthetic = sum(entry.synthetic for entry in made.entries)
+    if synthetic:
+        say(f"[yellow]{synthetic} clips are marked synthetic[/]: they were generated, not filmed")
     labelled = [entry for entry in made.entries if entry.labels is not None]
     if labelled:
         boxes = [found for entry in labelled if (found := made.boxes(entry.clip_id)) is not None]

@@ -12,9 +12,11 @@ import numpy as np
 
 import drivesim
 from drivesim import report
-from drivesim.data import video
+from drivesim.data import generated, video
 from drivesim.errors import Mistake
 from drivesim.report import Block, Curves, Facts, Page, Picture, Scores, Section, Stamp, Video, Words, video_stamp
+from drivesim.report.boxes import draw
+from drivesim.rollout.labels import EXPORT
 from drivesim.scene import KEYFRAME_FPS
 
 COLUMNS = 6
@@ -53,7 +55,8 @@ def run(run_folder: Path, real: Sequence[Path] = (), title: str | None = None) -
 
 
 def video_blocks(file: Path, stamp: Stamp | None = None) -> list[Block]:
-    """A generated video: itself, its opening, and contact sheets of its whole length, its key-frames and its frames."""
+    """A generated video: itself, its opening, and contact sheets of its whole length, its key-frames and its frames;
+    where its boxes are known, these over some frames, and what label files lie beside it."""
     info = video.probe(file)
     factor = _factor(file, info.fps)
     shape = f"{info.frames} frames of {info.height}x{info.width}"
@@ -81,7 +84,27 @@ def video_blocks(file: Path, stamp: Stamp | None = None) -> list[Block]:
                 factor,
             )
         )
-    return blocks
+    return [*blocks, *_boxes(file)]
+
+
+def _boxes(file: Path) -> list[Block]:
+    labelled = generated.read(file)
+    if labelled is None or not labelled.times:
+        return []
+    boxes, count = labelled.boxes, len(labelled.times)
+    times = labelled.times[:: -(-count // (2 * COLUMNS))]
+    frames = []
+    for time in times:
+        frame = video.read(file, start=time, frames=1).frames[0]
+        scale = max(1, round(2 * WIDTH / frame.shape[1]))  # lines and names on small frames would hide them
+        large = cv2.resize(frame, None, fx=scale, fy=scale, interpolation=cv2.INTER_NEAREST)
+        frames.append(draw(large, boxes.at(time), labelled.ids))
+    known = f"The boxes of {len(times)} of the {count} frames of which they are known, {len(boxes)} in all"
+    caption = f"{known}: what the models were told, and on real frames the clip's own."
+    sheet = report.contact_sheet(np.stack(frames), COLUMNS // 2, [f"{float(time):.2f} s" for time in times], 2 * WIDTH)
+    names = sorted(folder.name for folder in (file.parent / EXPORT).glob("*") if folder.is_dir())
+    told = [Words(f"Label files of these boxes: {', '.join(f'{EXPORT}/{name}' for name in names)}.")] if names else []
+    return [Picture(sheet, caption), *told]
 
 
 def _sheet(file: Path, fps: Fraction, count: int, caption: str, factor: int = 0) -> Picture:

@@ -93,6 +93,7 @@ def load(folder: Path, device: str = "cpu", precision: str = "bf16") -> Stack:
         interpolation=_interpolation(files, image, schedule, on, precision),
         temporal_decoder=_temporal_decoder(files, autoencoder, on, precision),
         upsampler=_upsampler(files, (height, width), on, precision),
+        boxed=image.told if image.takes_boxes else None,
     )
 
 

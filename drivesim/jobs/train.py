@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from drivesim import __version__, config, weights
+from drivesim import __version__, config, weights, yamlfile
 from drivesim.errors import Mistake, nearest
 from drivesim.jobs.builders.autoencoder import AutoencoderRun, build_autoencoder
 from drivesim.jobs.builders.common import Built
@@ -86,7 +86,8 @@ def run(
             return target  # nothing is left to train, and the weights are there
 
     def built_anew() -> Built:
-        with torch.random.fork_rng(devices=[]):  # initial weights alone; order and noise have keys of their own
+        # initial weights alone are torch's; order and noise have keys of their own
+        with torch.random.fork_rng(devices=[]), config.located(file, overrides):
             torch.manual_seed(settings.loop.seed)
             try:
                 return build(settings, begin)
@@ -127,7 +128,7 @@ def run(
 def _same_configuration(settings: Any, out: Path) -> None:
     """Refuses to go on with other settings; what changes no step may differ."""
     free = ("steps", "minutes", "workers", "checkpoint_every", "sample_every")
-    now, before = config.plain(settings), config.read_yaml(out / "config.yaml")
+    now, before = config.plain(settings), yamlfile.read(out / "config.yaml")
     for name in free:
         now["loop"].pop(name), before.get("loop", {}).pop(name, None)
     other = [key for key in now if now[key] != before.get(key)]

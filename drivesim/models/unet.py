@@ -7,7 +7,7 @@ name and its features: that is where temporal layers stand [§3.1]. Without it t
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 import torch
 import torch.nn.functional as F
@@ -15,9 +15,10 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from drivesim.models.blocks import Downsample, Resnet, TimeEmbedding, TransformerBlock, Upsample, around, sinusoid, zero
+from drivesim.models.boxes import PLANES
 
 After = Callable[[str, Tensor], Tensor]
-Joined = Literal["low", "context", "mask"]
+Joined = Literal["low", "context", "mask", "boxes"]
 ADDED_WIDTH = 256  # of the sinusoid of each number in ``added`` (SVD's)
 
 
@@ -34,7 +35,10 @@ class UNetConfig:
     groups: of the group norms.
     in_channels: of what enters, ``joined`` included.
     joined: what is concatenated behind the noisy latents at the input: low-resolution frames (upsamplers), context
-        latents (SVD), context latents and their mask (the text model's interpolation).
+        latents (SVD), context latents and their mask (the text model's interpolation), planes of the boxes
+        (``models.boxes``, 20 channels).
+    box_tokens: transformer layers over the boxes of a frame, which the cross-attention then sees behind the labels; 0:
+        boxes are not told so.
     only_cross: levels whose transformers have no self-attention: both attentions look at the tokens (SD's x4 upscaler).
     classes: size of a table whose entry is added to the time embedding: the noise level of an upsampler's input.
     added: how many numbers for the whole clip are added to the time embedding (SVD: fps, motion, noise of the context).
@@ -62,6 +66,7 @@ class UNetConfig:
     only_cross: tuple[bool, ...] = ()
     classes: int = 0
     added: int = 0
+    box_tokens: int = 0
     eps: float = 1e-5
     patch: int = 1
 
@@ -73,7 +78,11 @@ class UNetConfig:
             raise ValueError("only_cross needs tokens to look at: cross is their width")
         if self.patch < 1:
             raise ValueError(f"patch is a number of pixels, at least 1, not {self.patch}")
-        unknown = set(self.joined) - {"low", "context", "mask"}
+        if self.box_tokens and self.cross is None:
+            raise ValueError("box_tokens need cross-attention that sees them: cross is their width")
+        if self.joined == ("boxes",) and self.in_channels != self.out_channels + PLANES:
+            raise ValueError(f"joined [boxes] makes in_channels {self.out_channels + PLANES}, not {self.in_channels}")
+        unknown = set(self.joined) - set(get_args(Joined))
         if unknown or (self.in_channels == self.out_channels) == bool(self.joined):
             raise ValueError(
                 f"joined {list(self.joined)} does not explain {self.in_channels} channels in, {self.out_channels} out"

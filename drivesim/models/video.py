@@ -1,6 +1,7 @@
 """The video model: an image U-Net on every frame, temporal layers between [§3.1]. Without the layers it is the image
 model."""
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -9,11 +10,12 @@ from einops import rearrange, repeat
 from torch import Tensor, nn
 
 from drivesim.models.blocks import tuples
+from drivesim.models.boxes import PLANES, BoxTokens, planes
 from drivesim.models.conditions import LabelTokens
 from drivesim.models.context import masked
 from drivesim.models.temporal import TemporalConfig, TemporalLayers, Told
 from drivesim.models.unet import After, UNet, UNetConfig
-from drivesim.scene import Condition
+from drivesim.scene import Condition, FrameBoxes
 
 
 class VideoUNet(nn.Module):
@@ -29,10 +31,10 @@ class VideoUNet(nn.Module):
         t = x.shape[1]
         entering = rearrange(self._joined(x, condition), "b t c h w -> (b t) c h w")
         level = rearrange(noise, "b t -> (b t)")
-        tokens, mask, pooled, low_level = (
-            None if y is None else repeat(y, "b ... -> (b t) ...", t=t)
-            for y in (condition.tokens, condition.mask, condition.pooled, condition.low_level)
+        pooled, low_level = (
+            None if y is None else repeat(y, "b ... -> (b t) ...", t=t) for y in (condition.pooled, condition.low_level)
         )
+        tokens, mask = _tokens(condition, t)
         after: After | None = None
         told: Told | None = None
         if (temporal := self.temporal) is not None:
@@ -51,6 +53,9 @@ class VideoUNet(nn.Module):
                 if condition.low is None or condition.low.shape[-2:] != x.shape[-2:]:
                     raise ValueError("this network sees the low-resolution frames, resized to the latents': give low")
                 parts.append(condition.low.to(x.dtype))
+            elif name == "boxes":
+                told = x.new_zeros(*x.shape[:2], PLANES, *x.shape[3:])  # not known
+                parts.append(told if condition.planes is None else condition.planes.to(x.dtype))
             elif context is None or shown is None:
                 parts.append(torch.zeros_like(x if name == "context" else x[:, :, :1]))
             else:
@@ -59,13 +64,38 @@ class VideoUNet(nn.Module):
         return torch.cat(parts, dim=2) if len(parts) > 1 else x
 
 
+def _tokens(condition: Condition, t: int) -> tuple[Tensor | None, Tensor | None]:
+    """What the cross-attention of every frame sees, ``(b t) l d`` and mask: the clip's tokens, then its boxes'."""
+    tokens, mask = (
+        None if y is None else repeat(y, "b ... -> (b t) ...", t=t) for y in (condition.tokens, condition.mask)
+    )
+    if condition.box_tokens is None or condition.box_mask is None or tokens is None:
+        return tokens, mask
+    boxes, told = (rearrange(y, "b t ... -> (b t) ...") for y in (condition.box_tokens, condition.box_mask))
+    seen = torch.ones_like(tokens[..., 0], dtype=torch.bool) if mask is None else mask
+    return torch.cat([tokens, boxes.to(tokens.dtype)], dim=1), torch.cat([seen, told], dim=1)
+
+
 class ImageModel(nn.Module):
-    """What the stage ``image`` trains: the U-Net and the tokens of the labels, in one file."""
+    """What the stage ``image`` trains: the U-Net, the tokens of the labels and those of boxes, in one file."""
 
     def __init__(self, config: UNetConfig):
         super().__init__()
         self.unet = UNet(config)
         self.labels = LabelTokens(config.cross) if config.cross else None
+        self.boxes = BoxTokens(config.cross, config.box_tokens) if config.cross and config.box_tokens else None
+
+    @property
+    def takes_boxes(self) -> bool:
+        return self.boxes is not None or "boxes" in self.unet.config.joined
+
+    def told(self, boxes: FrameBoxes | None, cells: tuple[int, int], condition: Condition) -> Condition:
+        """``condition`` with ``boxes``, as this model is told them, for ``cells`` = (h, w); None: nothing is known."""
+        if boxes is None:
+            return condition
+        drawn = planes(boxes, *cells) if "boxes" in self.unet.config.joined else None
+        tokens, mask = (None, None) if self.boxes is None else self.boxes(boxes)
+        return replace(condition, planes=drawn, box_tokens=tokens, box_mask=mask)
 
 
 def unet_config(values: dict[str, Any]) -> UNetConfig:

@@ -23,29 +23,35 @@ COLOURS = dict(
 def draw(frame: np.ndarray, boxes: Boxes, ids: Mapping[int, str]) -> np.ndarray:
     """A copy of the frame, uint8 ``H W 3``, with every box, its class and its track; regions to ignore are grey.
 
-    ``ids`` are the names of tracks that are not their numbers. What is hardly visible (under a half) is drawn thin.
+    ``ids`` are the names of tracks that are not their numbers. What is hardly visible (under a half) is drawn thin, and
+    a small box under a name that would hide its neighbours has none.
     """
-    shown = np.ascontiguousarray(frame)
+    shown = frame.copy(order="C")
     height, width = shown.shape[:2]
-    unit = max(1, round(height / 256))
-    for track, cls, box, seen, ignored in zip(
-        boxes.track, boxes.cls, boxes.box, boxes.visibility, boxes.ignored, strict=True
-    ):
-        x0, y0, x1, y1 = (round(float(v)) for v in box * (width, height, width, height))
+    unit = max(1, round(height / 400))
+    corners = np.rint(boxes.box * (width, height, width, height)).astype(int)
+    names = []
+    for n in np.argsort(-np.prod(corners[:, 2:] - corners[:, :2], axis=1), kind="stable"):  # small ones over large ones
+        x0, y0, x1, y1 = corners[n].tolist()
+        ignored, cls, track = boxes.ignored[n], boxes.cls[n], int(boxes.track[n])
         colour = (128, 128, 128) if ignored else COLOURS[cls]
-        thin = ignored or seen < 0.5
+        thin = ignored or boxes.visibility[n] < 0.5
         cv2.rectangle(shown, (x0, y0), (x1 - 1, y1 - 1), colour, unit if thin else 2 * unit)
         if ignored:
             cv2.line(shown, (x0, y0), (x1 - 1, y1 - 1), colour, unit)
-            continue
-        _name(shown, f"{cls} {ids.get(int(track), track)}", x0, y0, colour, unit)
+        else:
+            names.append((f"{cls} {ids.get(track, track)}", x0, y0, x1 - x0, colour))
+    for text, x, y, wide, colour in names:
+        _name(shown, text, x, y, wide, colour, unit)
     return shown
 
 
-def _name(frame: np.ndarray, text: str, x: int, y: int, colour: tuple[int, int, int], unit: int) -> None:
-    """On a plate above the box, or inside it where it begins at the top."""
+def _name(frame: np.ndarray, text: str, x: int, y: int, room: int, colour: tuple[int, int, int], unit: int) -> None:
+    """On a plate above the box, or inside it where it begins at the top; none where it is wider than two boxes."""
     scale, face = 0.32 * unit, cv2.FONT_HERSHEY_SIMPLEX
     (wide, high), _ = cv2.getTextSize(text, face, scale, unit)
+    if wide > 2 * room:
+        return
     top = y - high - 2 * unit if y > high + 2 * unit else y
     cv2.rectangle(frame, (x, top), (x + wide + unit, top + high + 2 * unit), colour, cv2.FILLED)
     cv2.putText(frame, text, (x, top + high + unit), face, scale, (0, 0, 0), unit, cv2.LINE_AA)

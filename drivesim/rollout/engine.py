@@ -19,16 +19,19 @@ from torch import Tensor
 
 from drivesim import __version__, config
 from drivesim.data import video
+from drivesim.data.formats import Format, known
 from drivesim.errors import Interrupted, Mistake
 from drivesim.rollout import labels, memory, stages
 from drivesim.rollout.course import Course, course, scaled
 from drivesim.rollout.handover import Handover
 from drivesim.rollout.interpolator import Interpolator
 from drivesim.rollout.journal import Journal, claimed
+from drivesim.rollout.mark import mark
+from drivesim.rollout.placed import Placed, placed
 from drivesim.rollout.plan import Plan, describe, places
 from drivesim.rollout.predictor import Predictor, start_frame
 from drivesim.rollout.record import Record
-from drivesim.rollout.sample import NoiseSource
+from drivesim.rollout.sample import NoiseSource, Told
 from drivesim.rollout.scenario import Opening, Scenario
 from drivesim.rollout.settings import RolloutConfig
 from drivesim.rollout.stack import Stack
@@ -47,6 +50,9 @@ class Rollout:
         given: ``g C h w`` latents of a real opening; None where the image model makes the start frame.
         front: uint8 ``n H W 3``, the real frames up to the output's frame 0, at its rate and size; 0 without a clip.
         description: the content of plan.json.
+        placed: the boxes; None where they are unknown.
+        mark: in the metadata of every file that is made.
+        clip_id: of the opening's clip; "" without one.
     """
 
     stack: Stack
@@ -58,6 +64,9 @@ class Rollout:
     given: Tensor | None
     front: np.ndarray
     description: dict[str, Any]
+    placed: Placed | None
+    mark: str
+    clip_id: str
 
     @property
     def plan(self) -> Plan:
@@ -68,11 +77,22 @@ class Rollout:
         """What frames are called that no model makes."""
         return {"blend": "blended", "repeat": "repeated"}[self.config.fill]
 
+    @property
+    def before(self) -> np.ndarray:
+        """The real frames that stand in front of the output's frame 0."""
+        return self.front[:-1] if self.scenario.opening.keep else self.front[:0]
+
+    @property
+    def told(self) -> Told:
+        """What the models are told of every window."""
+        return Told(self.scenario.told, self.placed.told if self.placed else None)
+
     def context(self) -> Tensor:
         """The given key-frames of window 0."""
         if self.given is not None:
             return self.given
-        return start_frame(self.stack, self.config, self.noise, self.scenario.opening.generate or self.scenario.told)
+        told = replace(self.told, labels=self.scenario.opening.generate or self.scenario.told)
+        return start_frame(self.stack, self.config, self.noise, told)
 
     def known(self) -> Tensor | None:
         """``1 3 H W``, the real frame that the output begins with, where it does."""
@@ -81,21 +101,24 @@ class Rollout:
 
 
 def prepare(stack: Stack, scenario: Scenario, seed: int, settings: RolloutConfig) -> Rollout:
-    """Reads the opening, and checks that scenario, settings and weights fit.
+    """Reads the opening and its labels, and checks that scenario, settings and weights fit.
 
     Raises:
         Mistake: they do not, or the opening cannot be read.
     """
     settings = scaled(settings, scenario)
     chosen, opening = course(stack, scenario, settings), scenario.opening
-    scenario = replace(scenario, size=chosen.size, fps=str(chosen.plan.fps))
+    scenario = replace(scenario, size=chosen.size, fps=str(chosen.plan.fps), seeds=[seed])
     clip_id = _identify(Path(opening.clip)) if opening.clip else ""
     noise = NoiseSource(seed, scenario.identity(clip_id))
+    boxes = placed(scenario, chosen.size)
+    told = boxes.digest if boxes else None
     fixed = {
         "seed": seed,
         "noise": noise.scenario,
         "settings": config.plain(settings),
         "keep": opening.keep,
+        **({"boxes": told} if told else {}),
         "weights": stack.weights,
         "size": chosen.size,
         "precision": stack.precision,
@@ -104,13 +127,21 @@ def prepare(stack: Stack, scenario: Scenario, seed: int, settings: RolloutConfig
     }
     given = _encode_opening(stack, opening) if opening.clip else None
     front = _front(opening, chosen) if opening.clip else np.zeros((0, *chosen.size, 3), np.uint8)
-    return Rollout(stack, scenario, seed, settings, chosen, noise, given, front, describe(chosen.plan, fixed))
+    plan, own = describe(chosen.plan, fixed), mark(seed, noise.scenario, stack.weights, clip_id, told)
+    return Rollout(stack, scenario, seed, settings, chosen, noise, given, front, plan, boxes, own, clip_id)
 
 
 def roll(
-    rollout: Rollout, out: Path, *, resume: bool = False, argv: Iterable[str] = (), title: str = "rollout"
+    rollout: Rollout,
+    out: Path,
+    *,
+    resume: bool = False,
+    argv: Iterable[str] = (),
+    title: str = "rollout",
+    export: Iterable[Format] = known.WRITTEN,
 ) -> Path:
-    """Makes ``out/video.mp4``, window by window; memory and temporary disk do not grow with its length.
+    """Makes ``out/video.mp4``, window by window; memory and temporary disk do not grow with its length. Then its boxes,
+    where they are known, are written, also in the formats of ``export``: they are held in memory at once.
 
     Raises:
         Mistake: the folder is not free, another process has it, or it holds another plan.
@@ -123,6 +154,7 @@ def roll(
             with _terminable():
                 record.save("running")
                 _run(rollout, out, record, title)
+                _label(rollout, out, record, export)
                 record.save("done")
         except KeyboardInterrupt:
             record.save("interrupted")
@@ -142,6 +174,7 @@ def _facts(rollout: Rollout, argv: list[str]) -> dict[str, Any]:
         "plan": rollout.description["hash"],
         "weights": rollout.stack.weights,
         "seed": rollout.seed,
+        "opening": rollout.clip_id or None,
         "stages": rollout.course.words(rollout.filled),
         "size": rollout.course.size,
         "fps": str(plan.fps),
@@ -150,13 +183,12 @@ def _facts(rollout: Rollout, argv: list[str]) -> dict[str, Any]:
 
 
 def _run(rollout: Rollout, out: Path, record: Record, title: str) -> None:
-    plan, keep = rollout.plan, rollout.scenario.opening.keep
+    plan, before = rollout.plan, rollout.before
     journal = Journal(out, rollout.description["hash"])
     begin, state = journal.resume()
     if begin:
         record.resumed_at.append(begin)
     video_file, front = out / "video.mp4", out / "segments" / "opening.mp4"
-    before = rollout.front[:-1] if keep else rollout.front[:0]
     if begin < plan.count:
         video_file.unlink(missing_ok=True)
         if len(before):
@@ -172,9 +204,16 @@ def _run(rollout: Rollout, out: Path, record: Record, title: str) -> None:
                 progress.update(task, completed=segment.last)
     if not video_file.exists():
         segments = [file for n in range(plan.count) if (file := journal.segment_file(n)).exists()]
-        video.remux([front, *segments] if len(before) else segments, video_file, stages.MARK)
-    real = 0 if rollout.known() is None else 1
-    labels.save(out / "labels.parquet", plan, rollout.filled, rollout.scenario.told, len(before), real)
+        video.remux([front, *segments] if len(before) else segments, video_file, rollout.mark)
+
+
+def _label(rollout: Rollout, out: Path, record: Record, export: Iterable[Format]) -> None:
+    """What every frame is, and its boxes where they are known: as tables, and in the formats of ``export``."""
+    plan, size, told = rollout.plan, rollout.course.size, rollout.scenario.told
+    front, real = len(rollout.before), 0 if rollout.known() is None else 1
+    labelled = labels.save(out, plan, rollout.filled, told, rollout.placed, size, front, real)
+    if labelled is not None:
+        record.facts["export"] = labels.export(labelled, out, plan, export)
 
 
 def _written(rollout: Rollout, journal: Journal, record: Record, begin: int, state: State) -> Iterator[Segment]:
@@ -183,7 +222,7 @@ def _written(rollout: Rollout, journal: Journal, record: Record, begin: int, sta
     at = places(
         plan, begin, *(len(state.get(name, ())) for name in ("decode.latents", "upsample.low", "upsample.known"))
     )
-    told = rollout.scenario.told
+    told = rollout.told
     context, last = (state["latents"], state["latents"][-1]) if begin else (rollout.context(), None)
     predict = Predictor(stack, settings, rollout.noise, told)
     chunks = record.timed("keyframes", stages.keyframes(plan, predict, context, begin))
@@ -208,7 +247,9 @@ def _written(rollout: Rollout, journal: Journal, record: Record, begin: int, sta
         handover = Handover(rollout.front[-1], 0 if known is None else 1)
         chunks = handover.watch(chunks)
         record.late["handover"] = handover.told
-    return record.timed("write", stages.write(chunks, journal.segment_file, chosen.size, plan.fps, at.output))
+    return record.timed(
+        "write", stages.write(chunks, journal.segment_file, chosen.size, plan.fps, at.output, rollout.mark)
+    )
 
 
 def _settle(rollout: Rollout, out: Path) -> None:
@@ -248,7 +289,8 @@ def _identify(clip: Path) -> str:
 def _encode_opening(stack: Stack, opening: Opening) -> Tensor:
     """Unscaled latents ``g C h w`` of the opening's frames, which lie 8/15 s apart."""
     start = Fraction(str(opening.at))
-    clip = video.read(opening.clip or "", fps=KEYFRAME_FPS, start=start, frames=opening.frames, size=stack.size)
+    count, size, rate = opening.frames, stack.size, opening.rate
+    clip = video.read(opening.clip or "", fps=KEYFRAME_FPS, start=start, frames=count, size=size, rate=rate)
     with torch.inference_mode():
         return stack.encode(to_model(clip.frames).to(stack.device)).float()
 
@@ -259,7 +301,8 @@ def _front(opening: Opening, chosen: Course) -> np.ndarray:
     clip, given = opening.clip or "", (opening.given - 1) * chosen.plan.factor
     count = 1 + given if opening.keep else 1
     start = Fraction(str(opening.at)) + (given + 1 - count) / chosen.plan.fps
-    return video.read(clip, fps=chosen.plan.fps, start=start, frames=count, size=chosen.size).frames
+    size, rate = chosen.size, opening.rate
+    return video.read(clip, fps=chosen.plan.fps, start=start, frames=count, size=size, rate=rate).frames
 
 
 @contextmanager

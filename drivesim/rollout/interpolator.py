@@ -4,10 +4,10 @@ import torch
 from torch import Tensor
 
 from drivesim.rollout.plan import BETWEEN, PASS_FPS, video_frame
-from drivesim.rollout.sample import START, NoiseSource, rate_of, sample, told
+from drivesim.rollout.sample import START, NoiseSource, Told, rate_of, sample
 from drivesim.rollout.settings import InterpolationConfig
 from drivesim.rollout.stack import Stack
-from drivesim.scene import Condition, Labels
+from drivesim.scene import Condition
 
 T = BETWEEN + 2
 ENDS = [0, T - 1]
@@ -18,14 +18,14 @@ class Interpolator:
 
     Args:
         number: of the pass, from 1. Behind it there are ``4 ** number`` frames a key-frame.
-        labels: told to every call.
+        told: to every call.
     """
 
-    def __init__(self, stack: Stack, config: InterpolationConfig, noise: NoiseSource, labels: Labels, number: int):
+    def __init__(self, stack: Stack, config: InterpolationConfig, noise: NoiseSource, told: Told, number: int):
         assert stack.interpolation is not None  # the engine plans no pass without
         self.stack, self.model, self.config, self.noise = stack, stack.interpolation, config, noise
-        self.number, self.fps = number, PASS_FPS[number - 1]
-        self.tokens = told(stack.tokens, labels, stack.device)
+        self.told, self.number, self.fps = told, number, PASS_FPS[number - 1]
+        self.tokens = told.tokens(stack.tokens, stack.device)
         self.denoiser = config.guidance.around(self.model.denoiser, stack.null_tokens)
         self.sampler, self.levels = config.sampler.build(self.model.denoiser)
 
@@ -44,6 +44,7 @@ class Interpolator:
             return torch.cat(own).to(stack.device)
 
         condition = self._condition(ends, draw(START, f"context-{self.number}"))
+        condition = self.told.boxed(condition, [self._frames(gap) for gap in gaps], stack)
         x = sample(self.model.denoiser, self.denoiser, self.sampler, self.levels, condition, draw)
         return stack.unwhiten(x[:count, 1:-1]).float()
 

@@ -1,40 +1,50 @@
-"""labels.parquet: what every frame of a rollout's video is, and what the models were told of it."""
+"""What leaves with a rollout's video: what every frame is, its boxes, and label files in other people's formats."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
+from drivesim.data import generated
+from drivesim.data.annotations import Labelled, Remarks
+from drivesim.data.formats import Format
+from drivesim.data.video import Size
+from drivesim.rollout.placed import Placed
 from drivesim.rollout.plan import Plan
 from drivesim.scene import Labels
 
-SCHEMA = pa.schema(
-    [
-        ("frame", pa.int64()), ("time_num", pa.int64()), ("time_den", pa.int64()), ("kind", pa.string()),
-        ("night", pa.bool_()), ("cars", pa.int32()),
-    ]
-)  # fmt: skip
+EXPORT = "export"
 
 
-def save(file: Path, plan: Plan, filled: str, labels: Labels, front: int, real: int) -> None:
-    """A row a frame of video.mp4.
+def save(
+    out: Path, plan: Plan, filled: str, labels: Labels, placed: Placed | None, size: Size, front: int, real: int
+) -> Labelled | None:
+    """Writes the tables beside ``out/video.mp4``; returns its boxes, None where they are unknown.
 
     Args:
         filled: what frames are called that no model made.
+        size: height and width of the video.
         front: real frames before the output's frame 0.
         real: frames of the output itself that are real, 0 or 1.
     """
     made = (plan.kind(n) for n in range(real, plan.total))
     kinds = ["real"] * (front + real) + [filled if kind == "filled" else kind for kind in made]
-    times = [n / plan.fps for n in range(len(kinds))]
-    columns = {
-        "frame": list(range(len(kinds))),
-        "time_num": [time.numerator for time in times],
-        "time_den": [time.denominator for time in times],
-        "kind": kinds,
-        "night": [labels.night] * len(kinds),
-        "cars": [labels.cars] * len(kinds),
-    }
-    part = file.with_name(f".{file.name}.part")
-    pq.write_table(pa.table(columns, schema=SCHEMA), part)
-    part.replace(file)
+    labelled = None
+    if placed is not None:
+        name = Path(generated.VIDEO).stem
+        labelled = placed.labelled(name, len(kinds), front + real, front, plan.fps, size, labels)
+    generated.save(out, generated.Frames(kinds, plan.fps, labels), labelled)
+    return labelled
+
+
+def export(labelled: Labelled, out: Path, plan: Plan, formats: Iterable[Format]) -> dict[str, dict[str, int]]:
+    """Writes ``out/export/FORMAT`` for every one of ``formats``.
+
+    Returns:
+        What each cannot carry: how often, by reason.
+    """
+    lost = {}
+    for form in formats:
+        assert form.write is not None  # known.written
+        remarks = Remarks()
+        form.write([labelled], out / EXPORT / form.name, plan.fps, remarks)
+        lost[form.name] = remarks.count
+    return lost

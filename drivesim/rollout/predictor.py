@@ -5,22 +5,22 @@ from torch import Tensor
 
 from drivesim.errors import Mistake
 from drivesim.rollout.plan import Window, video_frame
-from drivesim.rollout.sample import START, NoiseSource, rate_of, sample, told
+from drivesim.rollout.sample import START, NoiseSource, Told, rate_of, sample
 from drivesim.rollout.settings import RolloutConfig
 from drivesim.rollout.stack import Stack
-from drivesim.scene import KEYFRAME_FPS, Condition, Labels
+from drivesim.scene import KEYFRAME_FPS, Condition
 
 
 class Predictor:
     """The prediction model as the stage ``keyframes`` calls it.
 
     Args:
-        labels: told to every window.
+        told: to every window.
     """
 
-    def __init__(self, stack: Stack, config: RolloutConfig, noise: NoiseSource, labels: Labels):
-        self.stack, self.config, self.noise = stack, config, noise
-        self.tokens = told(stack.tokens, labels, stack.device)
+    def __init__(self, stack: Stack, config: RolloutConfig, noise: NoiseSource, told: Told):
+        self.stack, self.config, self.noise, self.told = stack, config, noise, told
+        self.tokens = told.tokens(stack.tokens, stack.device)
         self.denoiser = config.guidance.around(stack.keyframes, stack.null_tokens)
         self.sampler, self.levels = config.sampler.build(stack.keyframes)
 
@@ -44,13 +44,13 @@ class Predictor:
         return made
 
     def _condition(self, frames: list[int], context: Tensor) -> Condition:
-        """What a window is told: the given frames, noised at a level that is told too, and the labels."""
+        """What a window is told: the given frames, noised at a level that is told too, labels and boxes."""
         stack, given, level = self.stack, len(context), self.config.context_noise
         noise = self.noise("context", frames[:given], START, stack.latent_shape, stack.shared)[0].to(stack.device)
         shown = torch.zeros(1, stack.frames, *stack.latent_shape, device=stack.device)
         shown[0, :given] = stack.whiten(context) + level * noise
         mask = (torch.arange(stack.frames, device=stack.device) < given).float()[None]
-        return Condition(
+        condition = Condition(
             tokens=self.tokens,
             context=shown,
             context_mask=mask,
@@ -58,10 +58,11 @@ class Predictor:
             given=torch.tensor([given], device=stack.device),
             fps=rate_of(KEYFRAME_FPS, 1, stack.device),
         )
+        return self.told.boxed(condition, [frames], stack)
 
 
 @torch.inference_mode()
-def start_frame(stack: Stack, config: RolloutConfig, noise: NoiseSource, labels: Labels) -> Tensor:
+def start_frame(stack: Stack, config: RolloutConfig, noise: NoiseSource, told: Told) -> Tensor:
     """Key-frame 0 from the image model: ``1 C h w``, unscaled.
 
     Raises:
@@ -77,6 +78,6 @@ def start_frame(stack: Stack, config: RolloutConfig, noise: NoiseSource, labels:
     def draw(step: int) -> Tensor:
         return noise("image", [0], step, stack.latent_shape, stack.shared).to(stack.device)
 
-    condition = Condition(tokens=told(stack.tokens, labels, stack.device))
+    condition = told.boxed(Condition(tokens=told.tokens(stack.tokens, stack.device)), [[0]], stack)
     x = sample(stack.image, denoiser, method, levels, condition, draw)
     return stack.unwhiten(x[0]).float()

@@ -64,7 +64,7 @@ def gaps(plan: Plan, batch: int) -> list[list[int]]:
 
 def _sampled(rollout: Rollout, cells: tuple[int, int, int]) -> list[Probe]:
     stack, settings, plan, noise = rollout.stack, rollout.config, rollout.plan, rollout.noise
-    told, device = rollout.scenario.told, stack.device
+    told, device = rollout.told, stack.device
     found = []
 
     def start(steps: int) -> object:
@@ -116,7 +116,7 @@ def _pixels(rollout: Rollout, cells: tuple[int, int, int]) -> list[Probe]:
 
         def upsample(steps: int) -> object:
             sampler = replace(settings.upsample, sampler=_with(settings.upsample.sampler, steps))
-            upscale = Upscaler(stack, sampler, rollout.noise, rollout.scenario.told, plan.factor)
+            upscale = Upscaler(stack, sampler, rollout.noise, rollout.told, plan.factor)
             low = torch.zeros(windows.length, 3, height, width, device=device)
             return upscale(0, low, low.new_zeros(windows.overlap, 3, *size))
 

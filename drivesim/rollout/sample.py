@@ -1,10 +1,11 @@
 """What every sampling stage shares: noise by absolute frame, and one run of a sampler."""
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from fractions import Fraction
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from drivesim.diffusion.guidance import Guidance
@@ -13,8 +14,9 @@ from drivesim.diffusion.noise import Levels, shared_noise
 from drivesim.diffusion.precondition import Denoiser
 from drivesim.diffusion.samplers import Sampler
 from drivesim.randomness import normal
-from drivesim.rollout.stack import Tokens
-from drivesim.scene import Condition, Labels, Level
+from drivesim.rollout.stack import Stack, Tokens
+from drivesim.rollout.tracks import Tracks
+from drivesim.scene import VIDEO_FPS, Condition, Labels, Level, frame_boxes
 
 START = -1  # the "step" of the noise that a sample starts from; the sampler's own steps count from 0
 Draw = Callable[[int], Tensor]  # step -> unit noise
@@ -46,6 +48,30 @@ class NoiseSource:
         return shared_noise(normal((*key, "all", step), shape)[None, None], own, shared)
 
 
+@dataclass(frozen=True)
+class Told:
+    """What every window is told: the labels, and the boxes of its frames, which None leaves unknown."""
+
+    labels: Labels = field(default_factory=Labels)
+    boxes: Tracks | None = None
+
+    def tokens(self, tokens: Tokens | None, device: torch.device) -> Tensor | None:
+        """The labels as ``1 L D``, or None for models without labels."""
+        if tokens is None:
+            return None
+        with torch.inference_mode():
+            return tokens([self.labels]).to(device)
+
+    def boxed(self, condition: Condition, windows: Sequence[Sequence[int]], stack: Stack) -> Condition:
+        """``condition`` with the boxes of B ``windows`` of T frames at 30 fps, for models that take them."""
+        if self.boxes is None or stack.boxed is None:
+            return condition
+        times = [Fraction(frame) / VIDEO_FPS for frames in windows for frame in frames]
+        boxes = frame_boxes(self.boxes.identified(sorted(set(times))), times)
+        placed = boxes.map(lambda x: rearrange(x, "1 (b t) ... -> b t ...", b=len(windows)).to(stack.device))
+        return stack.boxed(placed, stack.latent_shape[1:], condition)
+
+
 def sample(
     plain: Denoiser,
     guided: Guidance,
@@ -72,11 +98,3 @@ def sample(
 def rate_of(fps: Fraction, count: int, device: torch.device) -> Tensor:
     """``B`` frames a second, as a condition tells them."""
     return torch.full((count,), float(fps), device=device)
-
-
-def told(tokens: Tokens | None, labels: Labels, device: torch.device) -> Tensor | None:
-    """``1 L D``, or None for models without labels."""
-    if tokens is None:
-        return None
-    with torch.inference_mode():
-        return tokens([labels]).to(device)

@@ -3,13 +3,16 @@
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from drivesim import config
-from drivesim.errors import Mistake
+from annotated_types import Ge, Gt, Lt, MinLen
+
+from drivesim import config, schema
+from drivesim.data.formats import known
+from drivesim.errors import Mistake, nearest
 from drivesim.rollout import tracks
 from drivesim.rollout.tracks import Edit, Track
-from drivesim.scene import Labels
+from drivesim.scene import KEYFRAME_FPS, Labels
 
 
 @dataclass(frozen=True)
@@ -22,52 +25,75 @@ class Opening:
         frames: 1, or 2, which also tell how fast the car goes.
         generate: labels of the start frame that the image model makes when no clip is named.
         keep: the given frames themselves stand in front of the output, and in place of its frame 0.
-        labels: a label file or folder that holds the clip's own boxes, relative to the scenario's file; ``format`` is
-            that of the labels, told by a look at them where it is not given.
+        labels: a label file or folder that holds the clip's own boxes, relative to the scenario's file.
+        format: of the labels, told by a look at them where it is not given: bdd100k, kitti, cvat, coco, mot, csv, ...
+        fps: the clip's true frame rate, such as 10 or 30000/1001; images need it, of a video it overrides the header.
     """
 
     clip: str | None = None
-    at: float = 0.0
-    frames: int = 2
+    at: Annotated[float, Ge(0), Lt(1e6)] = 0.0
+    frames: Literal[1, 2] = 2
     generate: Labels | None = None
     keep: bool = False
     labels: str | None = None
     format: str | None = None
+    fps: Annotated[float, Gt(0)] | str | None = None
+
+    @property
+    def rate(self) -> Fraction | None:
+        return None if self.fps is None else Fraction(str(self.fps))
 
     @property
     def given(self) -> int:
         return self.frames if self.clip else 1
 
+    @property
+    def start(self) -> Fraction:
+        """Seconds into the clip of the last given frame, where the output starts."""
+        return Fraction(str(self.at)) + (self.given - 1) / KEYFRAME_FPS
+
 
 @dataclass(frozen=True)
 class Scales:
-    """Guidance scales; ``None`` leaves the rollout's own setting."""
+    """Guidance scales; 1 is none, ``None`` leaves the rollout's own setting.
+
+    Args:
+        context: how closely windows follow the frames that they are given.
+        labels: how closely the video follows its labels.
+        boxes: how closely it follows its boxes.
+    """
 
     context: float | None = None
     labels: float | None = None
+    boxes: float | None = None
 
 
 @dataclass(frozen=True)
 class Scenario:
-    """One scenario, format 1.
+    """What a rollout shows.
 
     Args:
+        version: of this format.
+        opening: where the video starts.
         seconds: length of the output.
         fps: 1.875 (the key-frames alone), 3.75, 7.5, 15 or 30; a number or a fraction such as "15/2"; ``None`` is the
             highest that the interpolation model reaches, and 7.5 without one.
         size: height and width; ``None`` is the largest that the weights make.
         seeds: one future of the opening for each.
         labels: of the whole rollout; ``None`` takes those of ``opening.generate``, and unknown after a real opening.
+        guidance: how closely the models follow what they are told.
         boxes: ``unknown``, ``none`` (an empty street), or ``tracks``: those of the clip's own labels and ``tracks``,
             after ``edits``.
+        tracks: things and where they are over time.
+        edits: changes to the clip's tracks and to ``tracks``, one after the other.
     """
 
-    version: int = 1
+    version: Literal[1] = 1
     opening: Opening = field(default_factory=Opening)
-    seconds: float = 120.0
-    fps: float | str | None = None
-    size: tuple[int, int] | None = None
-    seeds: list[int] = field(default_factory=lambda: [0])
+    seconds: Annotated[float, Gt(0), Lt(1e6)] = 120.0
+    fps: Annotated[float, Gt(0)] | str | None = None
+    size: tuple[Annotated[int, Ge(1)], Annotated[int, Ge(1)]] | None = None
+    seeds: Annotated[list[Annotated[int, Ge(0)]], MinLen(1)] = field(default_factory=lambda: [0])
     labels: Labels | None = None
     guidance: Scales = field(default_factory=Scales)
     boxes: Literal["unknown", "none", "tracks"] = "unknown"
@@ -89,24 +115,25 @@ class Scenario:
         Not the length: a longer rollout begins with the shorter one.
         """
         opening = config.plain(replace(self.opening, clip=clip_id or None))
-        for name in ("keep", "labels", "format"):  # what is shown beside changes nothing that is made
+        for name in ("keep", "labels", "format", "fps"):  # of these the noise knows nothing
             del opening[name]
         return config.digest({"opening": opening, "labels": config.plain(self.told)})
 
 
-def load(file: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> Scenario:
-    """A scenario from its YAML file; the clip's path becomes absolute.
+def load(file: str | Path) -> Scenario:
+    """A scenario from its YAML file; the paths of the clip and of its labels become absolute.
 
     Raises:
         Mistake: no such file, an unknown key (with the nearest real one), a value that does not fit.
     """
-    scenario = config.load(Scenario, file, overrides)
+    scenario = config.load(Scenario, file)
     clip, labels = (
         str((Path(file).parent / named).resolve()) if named else named
         for named in (scenario.opening.clip, scenario.opening.labels)
     )
     scenario = replace(scenario, opening=replace(scenario.opening, clip=clip, labels=labels))
-    return check(scenario, file)
+    with config.located(file):
+        return check(scenario)
 
 
 def parse_opening(text: str) -> Opening:
@@ -126,37 +153,50 @@ def parse_opening(text: str) -> Opening:
         ) from None
 
 
-def check(scenario: Scenario, where: object = "scenario") -> Scenario:
+def check(scenario: Scenario) -> Scenario:
     """``scenario`` when its values fit together.
 
     Raises:
-        Mistake: they do not.
+        Mistake: they do not; it names the field.
     """
-    opening = scenario.opening
-    try:
-        positive = scenario.rate is None or scenario.rate > 0
-    except (ValueError, ZeroDivisionError):
-        positive = False
-    told = [each for each in (scenario.labels, opening.generate) if each is not None]
-    listed = bool(scenario.tracks or scenario.edits or opening.labels)
-    for wrong, what in (
-        (scenario.version != 1, f"version {scenario.version} is not known; this is version 1"),
-        (opening.clip and opening.generate, "the opening is either a clip or generated, not both"),
-        (opening.keep and not opening.clip, "opening.keep: only a clip has frames to keep"),
-        (opening.labels and not opening.clip, "opening.labels: only a clip has boxes of its own"),
-        (opening.format and not opening.labels, "opening.format is that of opening.labels, and there are none"),
-        (listed and scenario.boxes != "tracks", "tracks, edits and opening.labels need boxes: tracks"),
-        (not listed and scenario.boxes == "tracks", "boxes: tracks, and there are none: add tracks or opening.labels"),
-        (opening.frames not in (1, 2), f"opening.frames is 1 or 2, not {opening.frames}"),
-        (not 0 <= opening.at < 1e6, f"opening.at is seconds into the clip, not {opening.at}"),
-        (not 0 < scenario.seconds < 1e6, f"seconds is a length above 0, not {scenario.seconds}"),
-        (not positive, f"fps is a number or a fraction above 0, not {scenario.fps!r}"),
-        (not scenario.seeds, "seeds is empty"),
-        (any(seed < 0 for seed in scenario.seeds), "a seed is 0 or more"),
-        (any((each.cars or 0) < 0 for each in told), "cars is 0 or more, or null for unknown"),
-        (len(set(scenario.seeds)) < len(scenario.seeds), "a seed is named twice"),
+    config.build(Scenario, config.plain(scenario))  # what the command's options gave is held to what a file is
+    opening, boxes = scenario.opening, scenario.boxes
+    for name, holder in (("fps", scenario), ("opening.fps", opening)):
+        if not _positive(holder):
+            what = f"a rate above 0 is expected, not {holder.fps!r}"
+            raise Mistake(what, field=name, mend="such as 30, 7.5 or 30000/1001")
+    listed = next((name for name in ("tracks", "edits") if getattr(scenario, name)), "opening.labels")
+    some = listed != "opening.labels" or bool(opening.labels)
+    no_clip, no_labels = "name opening.clip, or leave it out", "name opening.labels, or leave it out"
+    for wrong, name, what, mend in (
+        (opening.clip and opening.generate, "opening.generate", "the opening is a clip already", "leave one out"),
+        (opening.keep and not opening.clip, "opening.keep", "only a clip has frames to keep", no_clip),
+        (opening.labels and not opening.clip, "opening.labels", "only a clip has boxes of its own", no_clip),
+        (opening.format and not opening.labels, "opening.format", "there are no labels to be of it", no_labels),
+        (some and boxes != "tracks", listed, f"has no meaning with boxes: {boxes}", "write boxes: tracks"),
+        (not some and boxes == "tracks", "boxes", "there are no tracks", "add tracks, edits or opening.labels"),
+        (opening.fps and not opening.clip, "opening.fps", "only a clip has a rate of its own", no_clip),
+        (len(set(scenario.seeds)) < len(scenario.seeds), "seeds", "a seed is named twice", "leave one out"),
     ):
         if wrong:
-            raise Mistake(what, where=where)
-    tracks.check(scenario.tracks, scenario.edits, where)
+            raise Mistake(what, field=name, mend=mend)
+    if opening.format is not None and opening.format not in known.FORMATS:
+        what, near = f"no label format '{opening.format}'", nearest(opening.format, known.FORMATS)
+        raise Mistake(what, field="opening.format", mend=near)
+    tracks.check(scenario.tracks, scenario.edits)
     return scenario
+
+
+def _positive(holder: Scenario | Opening) -> bool:
+    try:
+        return holder.rate is None or holder.rate > 0
+    except (ValueError, ZeroDivisionError):
+        return False
+
+
+def json_schema() -> dict[str, Any]:
+    """What editors are told of scenario files; ``check`` also knows which values must fit each other."""
+    found = schema.json_schema(Scenario)
+    found["title"] = "drivesim scenario"
+    found["$defs"]["Edit"]["oneOf"] = tracks.operations()
+    return found

@@ -45,14 +45,17 @@ class GuidanceConfig:
 
     context: float = 1.0
     labels: float = 1.0
+    boxes: float = 1.0
     low: float = 0.0
     high: float | None = None
     batched: bool = False
 
     def around(self, denoiser: Denoise, null_tokens: Tensor | None) -> Guidance:
         high = inf if self.high is None else self.high
-        context, labels = Scale(self.context, self.low, high), Scale(self.labels, self.low, high)
-        return Guidance(denoiser, context=context, labels=labels, null_tokens=null_tokens, batched=self.batched)
+        context, labels, boxes = (Scale(value, self.low, high) for value in (self.context, self.labels, self.boxes))
+        return Guidance(
+            denoiser, context=context, labels=labels, boxes=boxes, null_tokens=null_tokens, batched=self.batched
+        )
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,7 @@ class InterpolationConfig:
 
     def __post_init__(self) -> None:
         if self.context_noise < 0 or self.batch < 1:
-            raise Mistake("needs context_noise >= 0 and batch >= 1", where="interpolation")
+            raise Mistake("needs context_noise >= 0 and batch >= 1", field="interpolation")
 
 
 @dataclass(frozen=True)
@@ -89,7 +92,7 @@ class DecodeConfig:
 
     def __post_init__(self) -> None:
         if self.batch < 1 or not 0 <= self.overlap <= self.frames // 2 or self.frames < 1:
-            raise Mistake("needs batch >= 1, frames >= 1, and an overlap of at most half of them", where="decode")
+            raise Mistake("needs batch >= 1, frames >= 1, and an overlap of at most half of them", field="decode")
 
 
 @dataclass(frozen=True)
@@ -112,11 +115,11 @@ class UpsampleConfig:
 
     def __post_init__(self) -> None:
         if min(self.noise or 0, self.overlap, self.tile_overlap) < 0:
-            raise Mistake("needs noise, overlap and tile_overlap >= 0", where="upsample")
+            raise Mistake("needs noise, overlap and tile_overlap >= 0", field="upsample")
         if self.tile is not None and min(self.tile) <= self.tile_overlap:
             height, width = self.tile
             mend = f"upsample.tile_overlap={min(self.tile) // 4}"
-            raise Mistake(f"tiles of {height}x{width} cannot share {self.tile_overlap}", where="upsample", mend=mend)
+            raise Mistake(f"tiles of {height}x{width} cannot share {self.tile_overlap}", field="upsample", mend=mend)
 
 
 @dataclass(frozen=True)
@@ -142,4 +145,5 @@ class RolloutConfig:
 
     def __post_init__(self) -> None:
         if self.overlap < 1 or self.context_noise < 0:
-            raise Mistake("needs overlap >= 1 and context_noise >= 0", where="settings")
+            field = "overlap" if self.overlap < 1 else "context_noise"
+            raise Mistake("needs overlap >= 1 and context_noise >= 0", field=field)

@@ -8,9 +8,11 @@ import torch
 from torch import Tensor
 
 from drivesim.diffusion.precondition import Denoiser
-from drivesim.scene import Labels
+from drivesim.scene import Condition, FrameBoxes, Labels
 
 Tokens = Callable[[list[Labels]], Tensor]  # labels to ``B L D``
+Boxed = Callable[[FrameBoxes, tuple[int, int], Condition], Condition]
+"""A condition with the boxes in it, as models are told them on (h, w) cells."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +65,7 @@ class Stack:
         keyframes: the prediction model, called with T = ``frames``. Both work on whitened latents.
         tokens: labels to ``B L D``; None for models without labels.
         null_tokens: ``L D``, the tokens of dropped labels; None: a model is told nothing instead.
+        boxed: tells the models of latents boxes; None for models that take none.
         mean, std: ``C``; whitened = (latent - mean) / std.
         encode: ``b 3 H W`` in [-1, 1] to the mean latents ``b C h w``; ``decode`` is its way back.
         frames: T of the prediction model.
@@ -91,6 +94,7 @@ class Stack:
     interpolation: Interpolation | None = None
     temporal_decoder: TemporalDecoder | None = None
     upsampler: Upsampler | None = None
+    boxed: Boxed | None = None
 
     @property
     def upsampled(self) -> tuple[int, int] | None:

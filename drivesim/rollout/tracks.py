@@ -6,21 +6,28 @@
     scenario   ──────────────────^
 """
 
+import math
+import zlib
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from itertools import pairwise
-from typing import Literal
+from typing import Annotated, Any, Literal, cast
 
 import numpy as np
+from annotated_types import Interval, MinLen
 
 from drivesim.data.annotations import Labelled
 from drivesim.errors import Mistake, nearest
-from drivesim.scene import CLASSES, Boxes
+from drivesim.scene import VIDEO_FPS, Boxes, Class
+from drivesim.schema import spelled
 
-Box = tuple[float, float, float, float]
+Side = Annotated[float, Interval(ge=-8, le=8)]  # of a box in frames: what is larger was meant as pixels
+Seconds = Annotated[float, Interval(ge=-1e6, le=1e6)]
+Box = tuple[Side, Side, Side, Side]
 Op = Literal["insert", "delete", "shift", "retime", "class"]
 WANTS = {"insert": ("cls", "keys"), "delete": (), "shift": ("by",), "retime": ("by", "speed"), "class": ("to",)}
+BY = {"shift": ("right", "down"), "retime": ("seconds",)}  # what the numbers of ``by`` are
 
 
 @dataclass(frozen=True)
@@ -30,23 +37,29 @@ class Key:
     Args:
         t: seconds from the start of the scenario.
         box: ``x0 y0 x1 y1`` as fractions of the frame; it may reach over the edge.
-        visibility: share that can be seen; None is unknown.
+        visibility: share that can be seen; ``None`` is unknown.
         gone: from here to the next key the track is not there.
     """
 
-    t: float
+    t: Seconds
     box: Box
-    visibility: float | None = None
+    visibility: Annotated[float, Interval(ge=0, le=1)] | None = None
     gone: bool = False
 
 
 @dataclass(frozen=True)
 class Track:
-    """A thing on its way: there from its first key to its last, both included."""
+    """A thing on its way: there from its first key to its last, both included.
+
+    Args:
+        id: its name, which no other track has.
+        cls: what it is.
+        keys: where it is, in order of time.
+    """
 
     id: str | int
-    cls: str
-    keys: tuple[Key, ...]
+    cls: Class
+    keys: Annotated[tuple[Key, ...], MinLen(1)]
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "id", str(self.id))  # a file may leave the quotation marks out
@@ -55,10 +68,9 @@ class Track:
         """Its pose at ``t``; None where it is not there."""
         if not self.keys or not self.keys[0].t <= t <= self.keys[-1].t:
             return None
-        for key, after in pairwise(self.keys):
-            if t < after.t:
-                return key if t == key.t else None if key.gone else _between(key, after, t)
-        return self.keys[-1]
+        place = bisect_right(self.keys, t, key=lambda key: key.t)
+        key = self.keys[place - 1]
+        return key if t == key.t else None if key.gone else _between(key, self.keys[place], t)
 
 
 def _between(key: Key, after: Key, t: float) -> Key:
@@ -74,26 +86,30 @@ class Edit:
     """A change to the tracks.
 
     Args:
-        op: ``insert`` a track (``cls``, ``keys``), ``delete`` it, ``shift`` its boxes (``by``: right and down, as
-            fractions of the frame), ``retime`` it (``by``: seconds later; ``speed``: so many times as fast, from its
-            first key on), or change its ``class`` (``to``).
+        op: ``insert`` a track (``class``, ``keys``), ``delete`` it, ``shift`` its boxes (``by``), ``retime`` it
+            (``by``, ``speed``), or change its ``class`` (``to``).
         track: its id.
+        cls: of the track that is inserted.
+        keys: of the track that is inserted.
+        by: of shift, right and down, as fractions of the frame; of retime, so many seconds later.
+        speed: of retime, so many times as fast, from the track's first key on.
+        to: of class, the new one.
     """
 
     op: Op
     track: str | int
-    cls: str | None = None
-    keys: tuple[Key, ...] = ()
-    by: tuple[float, ...] = ()
-    speed: float | None = None
-    to: str | None = None
+    cls: Class | None = None
+    keys: Annotated[tuple[Key, ...], MinLen(1)] | None = None
+    by: tuple[Seconds, ...] | None = None
+    speed: Annotated[float, Interval(ge=1e-3, le=1e3)] | None = None
+    to: Class | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "track", str(self.track))
 
     @property
     def given(self) -> tuple[str, ...]:
-        return tuple(name for name in ("cls", "keys", "by", "speed", "to") if getattr(self, name) not in (None, ()))
+        return tuple(name for name in ("cls", "keys", "by", "speed", "to") if getattr(self, name) is not None)
 
 
 @dataclass(frozen=True)
@@ -123,11 +139,18 @@ class Tracks:
             visibility=np.array([row[4] for row in rows], np.float64),
         )
 
-    def labelled(self, video: str, times: Sequence[Fraction], size: tuple[int, int]) -> Labelled:
-        """The boxes at ``times`` as labels of a video of that name and size, under the tracks' own ids."""
-        return Labelled(video, self.at(times), size, tuple(times), self.ids)
+    def identified(self, times: Sequence[Fraction]) -> Boxes:
+        """``at`` under numbers that stay whatever other tracks come and go: what networks are told."""
+        boxes, numbers = self.at(times), np.array([_number(str(track.id)) for track in self.tracks], np.int64)
+        return replace(boxes, track=numbers[boxes.track]) if len(boxes) else boxes
 
-    def edited(self, edits: Iterable[Edit], where: object = "edits") -> "Tracks":
+    def unseen(self, seconds: float) -> list[str]:
+        """The ids of those that no frame shows, at 30 a second, of a video of so many seconds."""
+        times = [float(n / VIDEO_FPS) for n in range(max(1, math.ceil(seconds * VIDEO_FPS)))]
+        shown = (any(pose and _seen(pose.box) for pose in map(track.at, times)) for track in self.tracks)
+        return [str(track.id) for track, seen in zip(self.tracks, shown, strict=True) if not seen]
+
+    def edited(self, edits: Iterable[Edit]) -> "Tracks":
         """The tracks after ``edits``, one after the other.
 
         Raises:
@@ -135,25 +158,30 @@ class Tracks:
         """
         tracks = {track.id: track for track in self.tracks}
         for number, edit in enumerate(edits):
-            here = f"{where}: edits[{number}] ({edit.op} '{edit.track}')"
             if (edit.track in tracks) == (edit.op == "insert"):
-                what = "there is a track of that id already" if edit.op == "insert" else "there is no such track"
-                mend = None if edit.op == "insert" or not tracks else nearest(str(edit.track), map(str, tracks))
-                raise Mistake(what, where=here, mend=mend)
+                there, end = ("a", "already") if edit.op == "insert" else ("no", f"to {edit.op}")
+                what = f"there is {there} track '{edit.track}' {end}"
+                mend = "name it otherwise" if edit.op == "insert" else nearest(str(edit.track), map(str, tracks))
+                raise Mistake(what, field=f"edits[{number}].track", mend=mend)
             if edit.op == "delete":
                 del tracks[edit.track]
             elif edit.op == "insert":
-                tracks[edit.track] = Track(edit.track, edit.cls or "", edit.keys)
+                tracks[edit.track] = Track(edit.track, edit.cls or "other", edit.keys or ())
             else:
                 tracks[edit.track] = _changed(tracks[edit.track], edit)
         return Tracks(tuple(tracks.values()))
+
+
+def _number(name: str) -> int:
+    """The number that an id is, or a hash of it, below 2^31."""
+    return int(name) if name.isdecimal() and len(name) < 10 else zlib.crc32(name.encode()) >> 1
 
 
 def _changed(track: Track, edit: Edit) -> Track:
     if edit.op == "class":
         return replace(track, cls=edit.to or track.cls)
     if edit.op == "shift":
-        dx, dy = edit.by
+        dx, dy = edit.by or (0.0, 0.0)
         moved = ((k.box[0] + dx, k.box[1] + dy, k.box[2] + dx, k.box[3] + dy) for k in track.keys)
         return replace(track, keys=tuple(replace(k, box=box) for k, box in zip(track.keys, moved, strict=True)))
     first, later, speed = track.keys[0].t, edit.by[0] if edit.by else 0.0, edit.speed or 1.0
@@ -182,63 +210,58 @@ def from_labelled(labelled: Labelled, start: Fraction = Fraction(0)) -> Tracks:
             keys.append(
                 Key(float(boxes.time[row] - start), (x0, y0, x1, y1), None if np.isnan(seen) else seen, gone=not last)
             )
-        found.append(Track(labelled.id_of(track), boxes.cls[own[0]], tuple(keys)))
+        found.append(Track(labelled.id_of(track), cast(Class, boxes.cls[own[0]]), tuple(keys)))
     return Tracks(tuple(found))
 
 
-def check(tracks: Iterable[Track], edits: Iterable[Edit], where: object) -> None:
+def check(tracks: Iterable[Track], edits: Iterable[Edit]) -> None:
     """Raises:
-    Mistake: a value of a track or an edit that cannot be meant; it names the field.
+    Mistake: values of a track or an edit that do not fit each other; it names the field.
     """
     ids = set()
     for number, track in enumerate(tracks):
-        here = f"{where}: tracks[{number}]"
         if track.id in ids:
-            raise Mistake(f"there are two tracks '{track.id}'", where=here)
+            what = f"there is a track '{track.id}' already"
+            raise Mistake(what, field=f"tracks[{number}].id", mend="name it otherwise")
         ids.add(track.id)
-        _check_class(track.cls, f"{here}.cls")
-        _check_keys(track.keys, here)
+        _check_keys(track.keys, f"tracks[{number}]")
     for number, edit in enumerate(edits):
-        here, wants = f"{where}: edits[{number}] ({edit.op})", WANTS[edit.op]
-        for name in edit.given:
-            if name not in wants:
-                raise Mistake(
-                    f"{name} means nothing here", where=here, mend=f"it takes {', '.join(wants) or 'nothing'}"
-                )
-        if (edit.op == "retime" and not edit.given) or (edit.op != "retime" and len(edit.given) < len(wants)):
-            raise Mistake(
-                f"needs {' or '.join(wants)}" if edit.op == "retime" else f"needs {', '.join(wants)}", where=here
-            )
-        if len(edit.by) not in ((2,) if edit.op == "shift" else (0, 1)):
-            raise Mistake("by is [right, down]" if edit.op == "shift" else "by is [seconds]", where=here)
-        if edit.speed is not None and edit.speed <= 0:
-            raise Mistake(f"speed is above 0, not {edit.speed}", where=here)
-        for name in ("cls", "to"):
-            if (word := getattr(edit, name)) is not None:
-                _check_class(word, f"{here}.{name}")
-        if edit.op == "insert":
-            _check_keys(edit.keys, here)
+        _check_edit(edit, f"edits[{number}]")
+        _check_keys(edit.keys or (), f"edits[{number}]")
 
 
-def _check_class(word: str, where: str) -> None:
-    if word not in CLASSES:
-        raise Mistake(f"no class '{word}'", where=where, mend=nearest(word, CLASSES))
+def _check_edit(edit: Edit, here: str) -> None:
+    wants, given = WANTS[edit.op], edit.given
+    takes = f"{edit.op} takes {', '.join(map(spelled, wants)) or 'nothing but the track'}"
+    for name in given:
+        if name not in wants:
+            raise Mistake(f"has no meaning with op: {edit.op}", field=f"{here}.{spelled(name)}", mend=takes)
+    missing = [name for name in wants if name not in given]
+    if missing and not (edit.op == "retime" and given):
+        raise Mistake(f"{' or '.join(map(spelled, missing))} is missing", field=here, mend=takes)
+    if edit.by is not None and len(edit.by) != len(BY[edit.op]):
+        raise Mistake(f"is [{', '.join(BY[edit.op])}], not {list(edit.by)}", field=f"{here}.by")
 
 
-def _check_keys(keys: Sequence[Key], where: str) -> None:
-    if not keys:
-        raise Mistake("a track needs a key: {t, box}", where=where)
+def _check_keys(keys: Sequence[Key], here: str) -> None:
     for number, key in enumerate(keys):
         x0, y0, x1, y1 = key.box
-        here = f"{where}.keys[{number}]"
-        if not all(map(np.isfinite, (key.t, *key.box))):
-            raise Mistake("a number is expected, not NaN or infinity", where=here)
         if x1 <= x0 or y1 <= y0:
-            mend = "x0 y0 x1 y1 are the left, upper, right and lower edge"
-            raise Mistake(f"box {list(key.box)} has no area", where=here, mend=mend)
-        if max(map(abs, key.box)) > 8:
-            raise Mistake(f"box {list(key.box)} looks like pixels", where=here, mend="write fractions of the frame")
-        if key.visibility is not None and not 0 <= key.visibility <= 1:
-            raise Mistake(f"visibility is 0 to 1, not {key.visibility}", where=here)
+            what, mend = f"{list(key.box)} has no area", "x0 y0 x1 y1 are the left, upper, right and lower edge"
+            raise Mistake(what, field=f"{here}.keys[{number}].box", mend=mend)
         if number and key.t <= keys[number - 1].t:
-            raise Mistake(f"t = {key.t} is not after the key before it", where=here)
+            what = f"{key.t:g} is not after {keys[number - 1].t:g}, the key before it"
+            raise Mistake(what, field=f"{here}.keys[{number}].t", mend="keys stand in order of time")
+
+
+def operations() -> list[dict[str, Any]]:
+    """What each ``op`` takes, as alternatives of a JSON schema."""
+    fields, found = {name for wants in WANTS.values() for name in wants}, []
+    for op, wants in WANTS.items():
+        given = [{"required": [name], "properties": {name: {"not": {"type": "null"}}}} for name in map(spelled, wants)]
+        properties: dict[str, Any] = {spelled(name): {"type": "null"} for name in sorted(fields - {*wants})}
+        if op in BY:
+            properties["by"] = {"minItems": len(BY[op]), "maxItems": len(BY[op])}
+        properties["op"] = {"const": op}
+        found.append({"properties": properties, **({"anyOf" if op == "retime" else "allOf": given} if given else {})})
+    return found

@@ -6,10 +6,10 @@ from torch import Tensor
 from drivesim.diffusion.lowres import augmented
 from drivesim.diffusion.tiles import Tiled
 from drivesim.rollout.plan import video_frame
-from drivesim.rollout.sample import START, NoiseSource, sample, told
+from drivesim.rollout.sample import START, NoiseSource, Told, sample
 from drivesim.rollout.settings import GuidanceConfig, UpsampleConfig
 from drivesim.rollout.stack import Stack
-from drivesim.scene import Condition, Labels
+from drivesim.scene import Condition
 
 USUAL_NOISE = 0.6  # of the levels learned from: 150 of 250 [H.1]
 
@@ -19,14 +19,14 @@ class Upscaler:
 
     Args:
         factor: output frames per key-frame.
-        labels: told to every call.
+        told: to every call; it takes no boxes.
     """
 
-    def __init__(self, stack: Stack, config: UpsampleConfig, noise: NoiseSource, labels: Labels, factor: int):
+    def __init__(self, stack: Stack, config: UpsampleConfig, noise: NoiseSource, told: Told, factor: int):
         assert stack.upsampler is not None  # the engine plans no upsampling without
         self.stack, self.model, self.config, self.noise, self.factor = stack, stack.upsampler, config, noise, factor
         self.level = round(USUAL_NOISE * self.model.levels) if config.noise is None else config.noise
-        self.tokens = told(self.model.tokens, labels, stack.device)
+        self.tokens = told.tokens(self.model.tokens, stack.device)
         plain = self.model.denoiser
         denoiser = plain if config.tile is None else Tiled(plain, config.tile, config.tile_overlap)
         self.denoiser = GuidanceConfig().around(denoiser, self.model.null_tokens)

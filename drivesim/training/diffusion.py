@@ -19,7 +19,7 @@ from drivesim.models.conditions import UNKNOWN
 from drivesim.models.temporal import TemporalConfig, TemporalLayers
 from drivesim.models.video import ImageModel, VideoUNet
 from drivesim.randomness import normal, uniform
-from drivesim.scene import Condition, to_pixels
+from drivesim.scene import Condition, FrameBoxes, to_pixels
 from drivesim.training.loop import LoopConfig, Stage
 
 
@@ -54,11 +54,12 @@ class ContextConfig:
 
     def __post_init__(self) -> None:
         if abs(sum(self.given) - 1) > 1e-6 or min(self.given) < 0 or self.noise < 0:
-            raise Mistake("given must be three probabilities that add up to 1, noise >= 0", where="context")
+            raise Mistake("given must be three probabilities that add up to 1, noise >= 0", field="context")
 
 
 class ImageStage(Stage):
-    """The image LDM, from batches ``{"moments": B T 2C h w, "fps": B, "night": B, "cars": B, "sample": B}``.
+    """The image LDM, from batches ``{"moments": B T 2C h w, "fps": B, "night": B, "cars": B, "sample": B}``, with the
+    boxes of every frame where the model is told them.
 
     It learns the posterior's means. Draws from it, as latent diffusion takes them, hold noise that no model can
     predict: with the strong KL of the small configurations that was most of the loss.
@@ -74,12 +75,13 @@ class ImageStage(Stage):
         loss: LossConfig,
         loop: LoopConfig,
         label_drop: float = 0.1,
+        box_drop: float = 0.1,
     ):
         super().__init__(loop)
         self.image = image
         self.schedule = Schedule(schedule)
         self.objective = DiffusionLoss(self.schedule, loss)
-        self.label_drop = label_drop
+        self.label_drop, self.box_drop = label_drop, box_drop
         self.__dict__["latents"] = latents  # not a submodule: the frozen decoder stays out of checkpoints and of EMA
         self.shown: dict[str, Tensor] | None = None
 
@@ -106,7 +108,18 @@ class ImageStage(Stage):
         return self.latents.whiten(split_moments(batch["moments"].float())[0])
 
     def _condition(self, batch: dict[str, Tensor], z: Tensor, samples: list[int]) -> tuple[Condition, Tensor | None]:
-        return Condition(tokens=self._tokens(batch, samples)), None
+        return self._boxed(batch, Condition(tokens=self._tokens(batch, samples)), z, samples), None
+
+    def _boxed(
+        self, batch: dict[str, Tensor], condition: Condition, z: Tensor, samples: list[int] | None = None
+    ) -> Condition:
+        """``condition`` with the boxes, where the model is told them; with ``samples``, dropped for a share of
+        them."""
+        if not self.image.takes_boxes or (boxes := FrameBoxes.of(batch)) is None:
+            return condition
+        if samples is not None:
+            boxes = boxes.where(self._uniform("box drop", samples) >= self.box_drop)
+        return self.image.told(boxes, (z.shape[-2], z.shape[-1]), condition)
 
     def _tokens(self, batch: dict[str, Tensor], samples: list[int] | None) -> Tensor | None:
         """Tokens of the labels; with ``samples``, dropped for a share of them [E.1]."""
@@ -143,7 +156,8 @@ class ImageStage(Stage):
         """Real frames above, sampled ones with the same labels below."""
         assert self.shown is not None
         z = self._clean(self.shown)
-        sampled = self._sampled(z, Condition(tokens=self._tokens(self.shown, None)), self.network)
+        condition = self._boxed(self.shown, Condition(tokens=self._tokens(self.shown, None)), z)
+        sampled = self._sampled(z, condition, self.network)
         return np.concatenate([self.latents.pixels(z), self.latents.pixels(sampled)])
 
 
@@ -164,8 +178,9 @@ class TemporalStage(ImageStage, ABC):
         loss: LossConfig,
         loop: LoopConfig,
         label_drop: float = 0.1,
+        box_drop: float = 0.1,
     ):
-        super().__init__(image, latents, schedule, loss, loop, label_drop)
+        super().__init__(image, latents, schedule, loss, loop, label_drop, box_drop)
         self.image.requires_grad_(False)
         self.temporal = TemporalLayers(temporal, image.unet)
         self.noise = noise
@@ -185,8 +200,8 @@ class TemporalStage(ImageStage, ABC):
         amount = self._uniform("context level", samples).to(z) * self.noise
         level = repeat(amount, "b -> b t", t=t) * mask
         noise = torch.stack([normal((self.loop.seed, "context", n), tuple(z.shape[1:])) for n in samples]).to(z)
-        tokens = self._tokens(batch, samples)
-        return self._shown(batch, z + level[..., None, None, None] * noise, mask, level, tokens), mask == 0
+        shown = self._shown(batch, z + level[..., None, None, None] * noise, mask, level, self._tokens(batch, samples))
+        return self._boxed(batch, shown, z, samples), mask == 0
 
     def _shown(
         self, batch: dict[str, Tensor], z: Tensor, mask: Tensor, level: Tensor, tokens: Tensor | None
@@ -207,7 +222,7 @@ class TemporalStage(ImageStage, ABC):
         z = self._clean(self.shown)
         mask = self._given(z.shape[1], None).to(z).expand(z.shape[:2])
         condition = self._shown(self.shown, z, mask, torch.zeros_like(mask), self._tokens(self.shown, None))
-        sampled = self._sampled(z, condition, self.network)
+        sampled = self._sampled(z, self._boxed(self.shown, condition, z), self.network)
         plane = mask[..., None, None, None]
         return np.concatenate([self.latents.pixels(z), self.latents.pixels(plane * z + (1 - plane) * sampled)])
 
@@ -225,8 +240,9 @@ class KeyframeStage(TemporalStage):
         loss: LossConfig,
         loop: LoopConfig,
         label_drop: float = 0.1,
+        box_drop: float = 0.1,
     ):
-        super().__init__(image, latents, temporal, context.noise, schedule, loss, loop, label_drop)
+        super().__init__(image, latents, temporal, context.noise, schedule, loss, loop, label_drop, box_drop)
         self.context = context
 
     def _given(self, t: int, samples: list[int] | None) -> Tensor:

@@ -33,7 +33,7 @@ class EndsConfig:
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.drop < 1.0 or self.noise < 0:
-            raise Mistake("needs 0 <= drop < 1 and noise >= 0", where="ends")
+            raise Mistake("needs 0 <= drop < 1 and noise >= 0", field="ends")
 
 
 class InterpolationStage(TemporalStage):
@@ -49,8 +49,9 @@ class InterpolationStage(TemporalStage):
         loss: LossConfig,
         loop: LoopConfig,
         label_drop: float = 0.1,
+        box_drop: float = 0.1,
     ):
-        super().__init__(image, latents, temporal, ends.noise, schedule, loss, loop, label_drop)
+        super().__init__(image, latents, temporal, ends.noise, schedule, loss, loop, label_drop, box_drop)
         self.ends = ends
 
     def _given(self, t: int, samples: list[int] | None) -> Tensor:

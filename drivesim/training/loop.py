@@ -64,9 +64,9 @@ class LoopConfig:
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.batch < 1 or not 0.0 <= self.ema < 1.0:
-            raise Mistake("needs steps >= 1, batch >= 1 and 0 <= ema < 1", where="loop")
+            raise Mistake("needs steps >= 1, batch >= 1 and 0 <= ema < 1", field="loop")
         if self.lr <= 0 or (self.minutes is not None and self.minutes <= 0):
-            raise Mistake("needs lr > 0, and minutes > 0 or none", where="loop")
+            raise Mistake("needs lr > 0, and minutes > 0 or none", field="loop")
 
 
 class Stage(pl.LightningModule):

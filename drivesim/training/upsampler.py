@@ -37,7 +37,7 @@ class LowConfig:
 
     def __post_init__(self) -> None:
         if self.factor < 2 or self.levels < 0:
-            raise Mistake("needs factor >= 2 and low_levels >= 0", where="upsampler")
+            raise Mistake("needs factor >= 2 and low_levels >= 0", field="factor" if self.factor < 2 else "low_levels")
 
 
 class UpsamplerStage(ImageStage):

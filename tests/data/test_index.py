@@ -133,7 +133,7 @@ def test_wrong_recipes_are_named(tmp_path: Path, text: str, line: str) -> None:
     (tmp_path / "recipe.yaml").write_text(text)
     with pytest.raises(Mistake) as caught:
         load_recipe(tmp_path / "recipe.yaml")
-    assert line in str(caught.value) and "recipe.yaml" in str(caught.value)
+    assert line in str(caught.value) and "recipe.yaml line 1: " in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["world", "folder", "clips"])

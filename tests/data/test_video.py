@@ -160,6 +160,17 @@ def test_crop_is_centred_and_keeps_the_aspect() -> None:
     assert video.fit(tall, (120, 40)) is tall
 
 
+@pytest.mark.parametrize("shape", [(80, 64), (40, 96), (41, 33)])
+def test_boxes_follow_the_crop(shape: tuple[int, int]) -> None:
+    size, (height, width) = (64, 128), shape
+    picture = np.zeros((height, width, 3), np.uint8)
+    picture[height // 2 - 5 : height // 2 + 8, width // 4 : width // 2] = 255
+    box = np.array([[width // 4 / width, (height // 2 - 5) / height, width // 2 / width, (height // 2 + 8) / height]])
+    rows, columns = np.nonzero(video.fit(picture, size)[:, :, 0] > 127)
+    found = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
+    assert video.fit_boxes(box, shape, size)[0] * (128, 64, 128, 64) == pytest.approx(found, abs=1.0)
+
+
 @pytest.mark.parametrize(
     ("matrix", "rotation", "turns"), [((0, 1, -1, 0), -90, -1), ((0, -1, 1, 0), 90, 1), ((-1, 0, 0, -1), 180, 2)]
 )

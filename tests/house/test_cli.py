@@ -42,7 +42,9 @@ def test_index(calls: list) -> None:
 
 def test_scenario(calls: list) -> None:
     assert run("scenario check s.yaml") == run("scenario convert --format mot --out l s.yaml") == 0
-    assert calls == [(("check", Path("s.yaml"), None, None), {}), (("convert", Path("s.yaml"), Path("l"), "mot"), {})]
+    assert run("scenario schema --out s.json") == 0
+    given = ("check", Path("s.yaml"), None, None), ("convert", Path("s.yaml"), Path("l"), "mot")
+    assert calls == [(each, {}) for each in (*given, ("schema", None, Path("s.json"), None))]
 
 
 def test_encode(calls: list) -> None:
@@ -72,7 +74,7 @@ def test_train_without_a_file(calls: list) -> None:
 
 def test_generate(calls: list) -> None:
     line = "generate s.yaml --weights w --opening a.mp4@1.5 --minutes 2 --seed 1 fill=hold --seed 2 --size 64x128"
-    assert run(f"{line} --fps 15/8 --device cpu") == 0
+    assert run(f"{line} --fps 15/8 --device cpu --export coco,csv") == 0
     assert calls[0][1] == {
         "scenario": Path("s.yaml"),
         "weights": Path("w"),
@@ -88,6 +90,7 @@ def test_generate(calls: list) -> None:
         "precision": "bf16",
         "keep_opening": False,
         "dry_run": False,
+        "export": "coco,csv",
     }
 
 
@@ -149,7 +152,7 @@ def test_the_jobs_take_what_the_command_gives() -> None:
     assert list(compare.parameters) == "a b out pairs seconds size fps seed conditioned".split()
     generate = inspect.signature(importlib.import_module("drivesim.jobs.generate").run)
     words = "scenario weights out opening minutes seeds size fps device resume settings precision"
-    assert set(generate.parameters) == set(f"{words} keep_opening dry_run".split())
+    assert set(generate.parameters) == set(f"{words} keep_opening dry_run export".split())
 
 
 @pytest.mark.parametrize(
@@ -180,6 +183,8 @@ def test_the_jobs_take_what_the_command_gives() -> None:
         ("compare --tally d --seed 0 v.json", "--seed has no meaning with --tally"),
         ("doctor x", "unexpected argument 'x'"),
         ("weights check", "PATH is missing"),
+        ("scenario check", "FILE is missing"),
+        ("scenario schema s.yaml", "unexpected argument 's.yaml'"),
         ("demo --seed", "expected one argument"),
     ],
 )
@@ -200,7 +205,7 @@ def test_mistakes_of_the_line(calls: list, capsys: pytest.CaptureFixture, line: 
         ("train autoencoder nowhere.yaml --out {tmp}/o", "no such file"),
         ("train autoencoder modle.channels=3 --out {tmp}/o", "did you mean 'model'?"),
         ("train autoencoder loop.stesp=3 --out {tmp}/o", "did you mean 'steps'?"),
-        ("train autoencoder loop.steps=many --out {tmp}/o", "loop.steps: Expected a <class 'int'>. Got value: many"),
+        ("train autoencoder loop.steps=many --out {tmp}/o", "loop.steps: a whole number is expected, not"),
         ("train autoencoder index=nowhere --out {tmp}/o", "nowhere"),
         ("generate nowhere.yaml --weights {tmp} --out {tmp}/o", "no such file"),
         ("generate --weights {tmp}/empty --out {tmp}/o", "no such weight file"),

@@ -18,7 +18,7 @@ ROWS = (
     {"training", "rollout", "metrics"},
     {"data", "world"},
     {"models", "diffusion"},
-    {"scene", "config", "weights", "pickled", "randomness"},
+    {"scene", "config", "schema", "yamlfile", "weights", "pickled", "randomness"},
     {"errors"},
 )
 LEAVES = ROWS[-2] | ROWS[-1]
@@ -85,7 +85,8 @@ def test_no_file_without_a_reader() -> None:
     [
         ("av", {f"drivesim.data.{name}" for name in ("opening", "probing", "frames", "writer")}),
         ("safetensors", {"drivesim.weights", "drivesim.rollout.journal", "drivesim.metrics.store"}),
-        ("yaml", {"drivesim.config"}),
+        ("yaml", {"drivesim.yamlfile"}),
+        ("pydantic", {"drivesim.schema", "drivesim.config"}),
         ("pickle", set()),
         ("requests", set()),
         ("diffusers", set()),

@@ -1,7 +1,9 @@
 """``drivesim index --labels`` and ``drivesim scenario``: labels of real clips, edited, drawn, and written again."""
 
+import json
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +12,8 @@ from drivesim.data import video
 from drivesim.data.index import Index
 from drivesim.errors import Mistake
 from drivesim.jobs import generate, index, scenario
+from drivesim.rollout import scenario as scenarios
+from tests.data.numbered import write
 
 CAMERA = "ftheta_camera_front_wide_120fov"
 CLIP = "av_002b815b-7595-4d54-a9f4-4c62c83d3009_0"
@@ -104,8 +108,65 @@ def test_what_cannot_be_meant_is_said(tmp_path: Path, action: str, form: str | N
 
 def test_an_edit_of_a_track_that_is_not_there_names_the_nearest(bundle: Path, tmp_path: Path) -> None:
     file = written(tmp_path, over_the_clip(bundle, "edits: [{op: delete, track: nobody}]\n"))
-    with pytest.raises(Mistake, match=r"cut-in.yaml: edits\[0\] \(delete 'nobody'\): there is no such track"):
+    with pytest.raises(Mistake, match=r"cut-in.yaml line 4: edits\[0\].track: there is no track 'nobody' to delete"):
         scenario.run("check", file)
+
+
+def two_tracks(folder: Path, id: str = "b", cls: str = "car", t: float = 0, box: str = "[0.4, 0.4, 0.6, 0.6]") -> Path:
+    first = "{id: a, class: car, keys: [{t: 0, box: [0.1, 0.1, 0.2, 0.2]}]}"
+    second = f"{{id: {id}, class: {cls}, keys: [{{t: {t}, box: {box}}}]}}"
+    return written(folder, f"boxes: tracks\nseconds: 1\ntracks:\n- {first}\n- {second}\n")
+
+
+@pytest.mark.parametrize(
+    ("second", "words"),
+    [
+        ({"box": "[.nan, 0.4, 0.6, 0.6]"}, r"keys\[0\].box\[0\]: a number .*, not NaN"),
+        ({"box": "[0.6, 0.4, 0.4, 0.6]"}, r"keys\[0\].box: .* has no area"),
+        ({"box": "[0.4, 0.4, 0.4, 0.6]"}, r"keys\[0\].box: .* has no area"),
+        ({"cls": "hovercraft"}, 'class: "hovercraft" is not known\n  known: bicycle'),
+        ({"id": "a"}, "id: there is a track 'a' already\n  name it otherwise"),
+        ({"box": "[0.4, 0.4, 0.2, 0.2]"}, r"keys\[0\].box: .* has no area\n.* right and lower edge"),
+        ({"box": "[512, 288, 768, 432]"}, r"keys\[0\].box\[0\]: .*, not 512\n  box: .* fractions of the frame"),
+    ],
+    ids=["31 NaN", "32 inverted", "34 zero area", "35 unknown class", "36 duplicate id", "39 xywh", "40 pixels"],
+)
+def test_a_bad_box_is_one_mistake_with_its_line(tmp_path: Path, second: dict[str, str], words: str) -> None:
+    """The defects of ``tests/data/formats/test_bad.py``; 38 has no place here, where frames have no size."""
+    scenario.run("check", two_tracks(tmp_path))
+    with pytest.raises(Mistake, match=rf"cut-in.yaml line 5: tracks\[1\].{words}") as caught:
+        scenario.run("check", two_tracks(tmp_path, **second))
+    assert len(str(caught.value).splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    "second", [{"box": "[1.1, 0.4, 1.3, 0.6]"}, {"t": 1}], ids=["33 outside the frame", "37 past the end"]
+)
+def test_a_track_that_no_frame_shows_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], second: dict[str, Any]
+) -> None:
+    scenario.run("check", two_tracks(tmp_path, **second))
+    _, line = capsys.readouterr().out.splitlines()
+    assert line.startswith("labels 1 x is never in the picture") and line.endswith("first track 'b'")
+
+
+def test_labels_of_frames_of_another_shape_say_why_they_are_refused(tmp_path: Path) -> None:
+    write(tmp_path / "drive.mp4", 5, Fraction(10), size=(64, 128))
+    row = "0,1,car,10,10,40,40,128,128"
+    (tmp_path / "drive.csv").write_text(f"frame,track,class,x0,y0,x1,y1,frame_width,frame_height\n{row}\n")
+    file = written(tmp_path, "{opening: {clip: drive.mp4, labels: drive.csv}, boxes: tracks}\n")
+    with pytest.raises(Mistake, match="drive.csv: has no labels of 'drive'\n.*another shape .*128x128.*128x64"):
+        scenario.run("check", file)
+
+
+def test_the_schema_is_printed_or_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    scenario.run("schema", None)
+    printed = json.loads(capsys.readouterr().out)
+    for _ in range(2):  # the second time in place of the first
+        scenario.run("schema", None, tmp_path / "scenario.schema.json")
+    with pytest.raises(Mistake, match="is a folder\n.*scenario.schema.json"):
+        scenario.run("schema", None, tmp_path)
+    assert printed == json.loads((tmp_path / "scenario.schema.json").read_text()) == scenarios.json_schema()
 
 
 def test_no_model_takes_boxes_yet_and_generate_says_so(tmp_path: Path) -> None:

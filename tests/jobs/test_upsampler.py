@@ -87,7 +87,7 @@ def test_the_temporal_layers_say_what_they_stand_in(image: Path, temporal: Path)
         ("crop=[1024,1024]", "crop: 1024x1024 is no part of 512x1024"),
         ("model.patch=3", "size: 512x1024 does not divide by 12 .*\n.*504x1020 and 516x1032"),
         ("model.classes=100", "low_levels: low_levels 250 .*\n.*model.classes=251"),
-        ("fps=0", "fps: needs fps > 0, not '0'"),
+        ("fps=0", "fps: a rate above 0 is expected, not '0'"),
         ("factor=1", "factor >= 2"),
     ],
 )
@@ -106,7 +106,7 @@ def test_temporal_settings_that_cannot_be_are_mistakes(world: Path, image: Path,
     for override, told in (
         ("temporal.context=given", "the context is the low-resolution frames"),
         ("temporal.told=[rate]", "is told nothing but labels"),
-        ("fps=x", "fps: needs fps > 0, not 'x'"),
+        ("fps=x", "fps: a rate above 0 is expected, not 'x'"),
     ):
         with pytest.raises(Mistake, match=told):
             config.load(UpsamplerTemporalRun, None, [override])

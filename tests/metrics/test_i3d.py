@@ -94,16 +94,17 @@ def test_a_smaller_epsilon_gives_another_network(file, network):
 
 
 def test_pools_are_those_of_torch():
-    x = torch.rand(1, 3, 7, 9, 12)
-    for kernel, stride in (
-        ((1, 3, 3), (1, 2, 2)),
-        ((3, 3, 3), (2, 2, 2)),
-        ((2, 2, 2), (2, 2, 2)),
-        ((3, 3, 3), (1, 1, 1)),
-    ):
-        pads = [i3d.same(n, k, s) for n, k, s in zip(x.shape[2:], kernel, stride, strict=True)]
-        padded = F.pad(x, [side for pad in reversed(pads) for side in pad])
-        assert torch.equal(i3d.max_pool(x, kernel, stride), F.max_pool3d(padded, kernel, stride))
+    for dtype in (torch.float32, torch.bfloat16):
+        x = (torch.rand(1, 3, 7, 9, 12) - 0.5).relu().to(dtype)
+        for kernel, stride in (
+            ((1, 3, 3), (1, 2, 2)),
+            ((3, 3, 3), (2, 2, 2)),
+            ((2, 2, 2), (2, 2, 2)),
+            ((3, 3, 3), (1, 1, 1)),
+        ):
+            pads = [i3d.same(n, k, s) for n, k, s in zip(x.shape[2:], kernel, stride, strict=True)]
+            padded = F.pad(x, [side for pad in reversed(pads) for side in pad])
+            assert torch.equal(i3d.max_pool(x, kernel, stride), F.max_pool3d(padded, kernel, stride))
 
 
 def test_what_it_is_called_and_what_it_refuses(values, file, network, tmp_path, monkeypatch):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from drivesim import config
+from drivesim import config, yamlfile
 from drivesim.diffusion.noise import Schedule, ScheduleConfig
 from drivesim.jobs import train
 from drivesim.models import pretrained
@@ -75,7 +75,7 @@ def parts(name: str) -> dict[str, Any]:
     file = CONFIGS / f"{name}.yaml"
     stage = stage_of(file)
     if stage is None:
-        values = config.read_yaml(file)
+        values = yamlfile.read(file)
         assert set(values) <= set(KINDS)
         return {key: config.build(KINDS[key], value, file) for key, value in values.items()}
     run: Any = config.load(train.STAGES[stage][0], file)
@@ -214,7 +214,7 @@ def test_the_driving_stack_is_one_family() -> None:
     keyframes, interpolation = (parts(f"driving/{stage}")["temporal"] for stage in ("keyframes", "interpolation"))
     assert replace(keyframes, frames=5, cross=512, told=("rate",)) == interpolation
     sizes = {
-        stage: config.read_yaml(CONFIGS / "driving" / f"{stage}.yaml")["size"] for stage in ("autoencoder", "decoder")
+        stage: yamlfile.read(CONFIGS / "driving" / f"{stage}.yaml")["size"] for stage in ("autoencoder", "decoder")
     }
     assert sizes["autoencoder"] == sizes["decoder"]
     with torch.device("meta"):

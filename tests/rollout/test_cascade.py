@@ -18,7 +18,7 @@ from drivesim.rollout import stages
 from drivesim.rollout.course import course
 from drivesim.rollout.engine import Rollout, prepare, roll
 from drivesim.rollout.interpolator import Interpolator
-from drivesim.rollout.sample import NoiseSource
+from drivesim.rollout.sample import NoiseSource, Told
 from drivesim.rollout.scenario import Opening, Scenario
 from drivesim.rollout.settings import (
     DecodeConfig,
@@ -100,7 +100,7 @@ def test_given_frames_come_out_unchanged_in_latent_space() -> None:
     keys = 10 * torch.randn(5, *LATENT)
     chunks: object = [stages.Chunk(rollout.plan.window(0), keys, {"latents": keys[-2:]}, True)]
     for number in (1, 2):
-        between = Interpolator(rollout.stack, FAST.interpolation, rollout.noise, Labels(), number)
+        between = Interpolator(rollout.stack, FAST.interpolation, rollout.noise, Told(), number)
         chunks = stages.interpolate(chunks, between, batch=3)  # type: ignore[arg-type]
     made = torch.cat([c.frames for c in chunks])  # type: ignore[attr-defined]
     assert len(made) == 16 * 4 + 1 and torch.equal(made[::16], keys)
@@ -111,7 +111,7 @@ def test_what_the_interpolation_model_is_told() -> None:
     models = cascade(between=mock)
     ends = torch.randn(2, 2, *LATENT)
     for number, rate in ((1, 7.5), (2, 30.0)):
-        Interpolator(models, FAST.interpolation, NoiseSource(0, "s"), Labels(night=True), number)(3, ends)
+        Interpolator(models, FAST.interpolation, NoiseSource(0, "s"), Told(Labels(night=True)), number)(3, ends)
         x, told = mock.seen[-1]
         assert x.shape == (3, 5, *LATENT), "the batch is filled up"
         assert told.fps is not None and told.fps.tolist() == [rate] * 3
@@ -128,10 +128,9 @@ def test_frames_that_two_gaps_share_have_one_noise() -> None:
     """So a gap's frames depend on its place alone, not on the batch that it is in."""
     noise, settings = NoiseSource(0, "s"), replace(FAST.interpolation, context_noise=0.0)
     ends = torch.randn(4, 2, *LATENT)
-    many = Interpolator(cascade(), replace(settings, batch=4), noise, Labels(), 2)(5, ends)
+    many = Interpolator(cascade(), replace(settings, batch=4), noise, Told(), 2)(5, ends)
     each = [
-        Interpolator(cascade(), replace(settings, batch=1), noise, Labels(), 2)(5 + n, ends[n : n + 1])
-        for n in range(4)
+        Interpolator(cascade(), replace(settings, batch=1), noise, Told(), 2)(5 + n, ends[n : n + 1]) for n in range(4)
     ]
     torch.testing.assert_close(many, torch.cat(each))
 
@@ -248,17 +247,17 @@ def test_upsampling_in_tiles_is_nearly_that_of_whole_frames() -> None:
     models, noise = cascade(), NoiseSource(0, "s")
     low = torch.rand(8, 3, *SIZE) * 2 - 1
     nothing = torch.zeros(0, 3, *LARGE)
-    whole = Upscaler(models, FAST.upsample, noise, Labels(), 16)(0, low, nothing)
+    whole = Upscaler(models, FAST.upsample, noise, Told(), 16)(0, low, nothing)
     tiles = replace(FAST.upsample, tile=(32, 48), tile_overlap=8)
-    torch.testing.assert_close(Upscaler(models, tiles, noise, Labels(), 16)(0, low, nothing), whole)
-    known = Upscaler(models, FAST.upsample, noise, Labels(), 16)(0, low, whole[:2] * 0.5)
+    torch.testing.assert_close(Upscaler(models, tiles, noise, Told(), 16)(0, low, nothing), whole)
+    known = Upscaler(models, FAST.upsample, noise, Told(), 16)(0, low, whole[:2] * 0.5)
     assert torch.equal(known[:2], whole[:2] * 0.5)
 
 
 def test_the_window_seam_of_known_frames_shares_noise() -> None:
     """A window that begins with the other's last frames makes what the other would have made of them."""
     models, noise = cascade(), NoiseSource(0, "s")
-    upscale = Upscaler(models, FAST.upsample, noise, Labels(), 16)
+    upscale = Upscaler(models, FAST.upsample, noise, Told(), 16)
     low = torch.rand(14, 3, *SIZE) * 2 - 1
     first = upscale(0, low[:8], low.new_zeros(0, 3, 1, 1))
     second = upscale(6, low[6:], low.new_zeros(0, 3, 1, 1))

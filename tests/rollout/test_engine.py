@@ -20,7 +20,7 @@ from drivesim.errors import Interrupted, Mistake
 from drivesim.rollout.engine import Rollout, prepare, roll
 from drivesim.rollout.plan import Window, describe
 from drivesim.rollout.predictor import Predictor, start_frame
-from drivesim.rollout.sample import START, NoiseSource
+from drivesim.rollout.sample import START, NoiseSource, Told
 from drivesim.rollout.scenario import Opening, Scales, Scenario
 from drivesim.rollout.settings import GuidanceConfig, RolloutConfig, SamplerConfig
 from drivesim.rollout.stack import Stack
@@ -64,7 +64,7 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("given", [1, 2])
 def test_given_latents_come_out_unchanged(sampler: SamplerConfig, given: int) -> None:
     context = 10 * torch.randn(given, *LATENT)
-    predict = Predictor(stack(), replace(FAST, sampler=sampler), NoiseSource(0, "s"), Labels())
+    predict = Predictor(stack(), replace(FAST, sampler=sampler), NoiseSource(0, "s"), Told())
     made = predict(Window(0, 1 - given, given, 0, FRAMES - given), context)
     assert made.shape == (FRAMES, *LATENT) and torch.equal(made[:given], context)
     assert not torch.equal(made[given:], torch.zeros_like(made[given:]))
@@ -74,7 +74,7 @@ def test_what_the_model_is_told() -> None:
     mock = Mock(remember=True)
     models = stack(mock)
     context, noise = torch.randn(2, *LATENT), NoiseSource(0, "s")
-    Predictor(models, FAST, noise, Labels(night=True))(Window(1, 4, 2, 6, 10), context)
+    Predictor(models, FAST, noise, Told(Labels(night=True)))(Window(1, 4, 2, 6, 10), context)
     told = mock.seen[0][1]
     assert told.context is not None and told.context_level is not None and told.context_mask is not None
     assert told.context_mask.tolist() == [[1, 1, 0, 0, 0, 0]] and told.context_level[0].tolist() == pytest.approx(
@@ -106,7 +106,7 @@ def test_noise_shared_by_all_frames_correlates_as_asked() -> None:
 
 def test_the_sampler_starts_at_the_schedules_scale() -> None:
     mock = Mock(remember=True)
-    Predictor(stack(mock), FAST, NoiseSource(0, "s"), Labels())(Window(0, 0, 1, 0, 6), torch.zeros(1, *LATENT))
+    Predictor(stack(mock), FAST, NoiseSource(0, "s"), Told())(Window(0, 0, 1, 0, 6), torch.zeros(1, *LATENT))
     sigma = mock.schedule.sigmas[-1]
     unit = NoiseSource(0, "s")("keyframes", range(0, 96, 16), START, LATENT)
     torch.testing.assert_close(mock.seen[0][0], unit * float((1 + sigma**2).sqrt()))
@@ -132,7 +132,7 @@ def test_the_run_folder(whole: Path) -> None:
 
 def test_the_video_is_what_the_stages_make(whole: Path) -> None:
     rollout = planned()
-    predict = Predictor(rollout.stack, FAST, rollout.noise, Labels())
+    predict = Predictor(rollout.stack, FAST, rollout.noise, Told())
     latents = keyframes(rollout.plan, predict, rollout.context())
     frames = torch.cat([c.frames for c in fill(decode(latents, rollout.stack.decode), 2)])
     shown = video.read(whole / "video.mp4", frames=rollout.plan.total).frames
@@ -278,7 +278,7 @@ def test_labels_and_guidance_reach_the_model() -> None:
     assert rollout.config.guidance == GuidanceConfig(context=2.0) and rollout.config.guidance.labels == 1.0
     plain, dark = planned().context(), rollout.context()
     assert plain.shape == (1, *LATENT) and not torch.equal(plain, dark)
-    predict = Predictor(rollout.stack, rollout.config, rollout.noise, Labels(night=True))
+    predict = Predictor(rollout.stack, rollout.config, rollout.noise, Told(Labels(night=True)))
     predict(rollout.plan.window(0), dark)
     assert rollout.stack.keyframes.calls == 9, "a scale for one part alone is a branch without, with it, and with all"  # type: ignore[attr-defined]
 
@@ -297,7 +297,7 @@ def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(Mistake, match="image weights"):
         prepare(blind, SHORT, 0, FAST)
     with pytest.raises(Mistake, match="image weights"):
-        start_frame(blind, FAST, NoiseSource(0, "s"), Labels())
+        start_frame(blind, FAST, NoiseSource(0, "s"), Told())
 
 
 def test_models_without_labels(tmp_path: Path) -> None:
@@ -346,5 +346,5 @@ def test_denoiser_level_is_per_frame() -> None:
             assert level.sigma.shape == x.shape[:2] == (1, FRAMES) and level.index is not None
             return super().__call__(x, level, condition)  # type: ignore[arg-type]
 
-    predict = Predictor(stack(Checks()), FAST, NoiseSource(0, "s"), Labels())
+    predict = Predictor(stack(Checks()), FAST, NoiseSource(0, "s"), Told())
     assert torch.isfinite(predict(Window(0, 0, 1, 0, 6), torch.zeros(1, *LATENT))).all()

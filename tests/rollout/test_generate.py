@@ -61,7 +61,7 @@ def test_a_scenario_as_it_was_run_runs_again(tmp_path: Path) -> None:
         ({"opening": "nowhere.mp4@1"}, "no such file"),
         ({"size": (8, 8)}, "not 8x8"),
         ({"fps": Fraction(24)}, "one of 1.875"),
-        ({"minutes": -1.0}, "above 0"),
+        ({"minutes": -1.0}, "greater than 0"),
         ({"settings": ["samplr.steps=3"]}, "did you mean 'sampler'"),
         ({"settings": ["sampler.steps=0"]}, "steps"),
         ({"scenario": Path("nowhere.yaml")}, "no such file"),

@@ -285,4 +285,5 @@ def _table(
     return {name: columns[name] for name in texts}, {name: columns[name] for name in numbers}
 
 
-FORMAT = Format("argoverse", "Argoverse 2 and 1 logs", frozenset(), claims, read)
+CARRIES = frozenset({"ids", "classes", "words", "times", "empty frames", "size"})
+FORMAT = Format("argoverse", "Argoverse 2 and 1 logs", CARRIES, claims, read)

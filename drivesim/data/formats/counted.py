@@ -15,6 +15,7 @@ from drivesim.errors import Mistake
 
 MOST_FRAMES = 1_000_000  # nine hours at 30 fps; a larger number is a slip, and every frame up to it is remembered
 INDEX_TOGETHER = "index it together with its video"
+NEAR = Fraction(1, 1000)  # seconds: times in files are rounded, or a clock's
 PLAIN = re.compile(r"0|[1-9]\d{0,17}")  # ids that are numbers, as annotations.Sheet takes them
 RATE = re.compile(r"\d{1,7}(\.\d{1,9})?|[1-9]\d{0,9}/[1-9]\d{0,9}")
 
@@ -90,6 +91,14 @@ def rate(token: str) -> Fraction | None:
     """Frames a second, exact: ``30``, ``29.97`` or ``30000/1001``; None is not one."""
     found = RATE.fullmatch(token.strip())
     return Fraction(found[0]) or None if found else None
+
+
+def near(time: Fraction, footage: Footage) -> Fraction | None:
+    """The time of the video's frame that is within a millisecond of ``time``; None where there is no such frame."""
+    if footage.fps is None:
+        return None
+    nearest = round(time * footage.fps) / footage.fps
+    return nearest if abs(time - nearest) <= min(NEAR, 1 / footage.fps / 4) else None
 
 
 def count(footage: Footage, own: int) -> int:

@@ -39,7 +39,6 @@ from drivesim.weights import write_atomic
 FPS = Fraction(30)
 FILE = "boxes.csv"
 PLACES = ("*.csv", "*.tsv")
-NEAR = Fraction(1, 1000)
 PICO = 10**12
 DECIMAL = re.compile(r"[+-]?(\d{1,15}(\.\d{0,40})?|\.\d{1,40})([eE][+-]?\d{1,2})?")
 QUOTIENT = re.compile(r"[+-]?\d{1,18}/[1-9]\d{0,17}")
@@ -267,11 +266,8 @@ def _time(line: Line, layout: Layout, footage: Footage) -> Fraction | None:
     time = Fraction(line["time"])
     if abs(time) >= INT64 // PICO:
         raise line.wrong("time", "a time in seconds")
-    if footage.fps is not None:
-        nearest = round(time * footage.fps) / footage.fps
-        if abs(time - nearest) <= min(NEAR, 1 / footage.fps / 4):
-            return nearest
-    return Fraction(round(time * PICO), PICO)
+    shown = counted.near(time, footage)
+    return Fraction(round(time * PICO), PICO) if shown is None else shown
 
 
 def _box(line: Line, layout: Layout, size: tuple[int, int] | None) -> tuple[float, float, float, float]:

@@ -49,6 +49,7 @@ NO_RATE = f"has no frame rate in CVAT's files, and {FPS} frames a second were ta
 NOT_A_BOX = "is a shape that is not a box"
 TURNED = "is a turned box, and became the upright one around it"
 ILLEGAL_ID = "has an id with characters that XML cannot hold; they are replaced"
+SAME_ID = "has tracks that share an id; all are named by their places in the file"
 NO_TASK = "is a track of a task that the file does not describe"
 
 
@@ -157,7 +158,7 @@ def _video(file: Path, element: Element, tracks: list[Element], known: Known, re
     sheet.labels = task.labels
     for frame in frames:
         sheet.look(frame / fps)
-    for name, (_, keys) in zip(_names([track for track, _ in keyed]), keyed, strict=True):
+    for name, (_, keys) in zip(_names([track for track, _ in keyed], task.video, remarks), keyed, strict=True):
         for key in _expanded(keys, frames):
             where = f"frame {key.frame}, track {name}"
             sheet.add(key.frame / fps, name, key.word, key.box, key.visibility, key.ignore, where)
@@ -205,13 +206,15 @@ def _wrong(file: Path, key: str, told: str | None) -> NoReturn:
     raise Mistake(f"has no '{key}'" if told is None else f"its {key} cannot be {told[:40]!r}", where=file)
 
 
-def _names(tracks: list[Element]) -> list[str | None]:
+def _names(tracks: list[Element], video: str, remarks: Remarks) -> list[str | None]:
     """The id that all boxes of a track share as an attribute, else the track's own, else its place; one way for all."""
     regions = [re.fullmatch(r"-\d+", track.get("id", "")) is not None for track in tracks]
     named = [track for track, region in zip(tracks, regions, strict=True) if not region]
     ways = [_shared_id(track) for track in named], [track.get("id", "") for track in named]
-    names = next((way for way in ways if all(way) and len(set(way)) == len(way)), [str(n) for n in range(len(named))])
-    rest = iter(names)
+    names = next((way for way in ways if all(way) and len(set(way)) == len(way)), None)
+    if names is None and all(ways[1]):
+        remarks.add(SAME_ID, video)
+    rest = iter(names or map(str, range(len(named))))
     return [None if region else next(rest) for region in regions]
 
 

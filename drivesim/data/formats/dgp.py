@@ -4,8 +4,9 @@ A scene is a folder with ``scene_HASH.json``, ``ontology`` and ``bounding_box_2d
 folder, a folder of such, or a ``scene_dataset.json`` that names some. Every camera is a video. Where there is one scene
 it has the camera's name, ``CAMERA_01``, as the folder of its images; where there are several, ``SCENE_CAMERA_01``.
 
-Times are the images' own, from the camera's first. An image without boxes in the plane, though it may have some in
-space, does not count as labelled. A crowd is a region to ignore. How much of a box is seen is not said.
+Times are the images' own, from the camera's first; one within a millisecond of a frame of the video is that frame's. An
+image without boxes in the plane, though it may have some in space, does not count as labelled. A crowd is a region to
+ignore. How much of a box is seen is not said.
 """
 
 import re
@@ -15,7 +16,7 @@ from fractions import Fraction
 from pathlib import Path
 
 from drivesim.data.annotations import Known, Labelled, Remarks, Sheet
-from drivesim.data.formats import Format
+from drivesim.data.formats import Format, counted
 from drivesim.data.formats.document import Part, opened
 from drivesim.errors import Mistake
 
@@ -120,7 +121,9 @@ def _camera(video: str, images: list[Part], words: dict[int, str], known: Known,
             remarks.add(NO_BOXES, f"{video}: {image['id']['timestamp'].text()}")
             continue
         labelled = True
-        moment = time - timed[0][0]
+        own = time - timed[0][0]
+        shown = counted.near(own, footage)
+        moment = own if shown is None else shown
         sheet.look(moment)
         for part in opened(_below(image.file.parent, known_of["annotations"][PLANE]))["annotations"].rows():
             where = f"{part.file.name} {part.at}"
@@ -158,4 +161,5 @@ def _time(stamp: Part) -> Fraction:
     return Fraction(seconds.days * 86400 + seconds.seconds) + Fraction(int(fraction), 10 ** len(fraction))
 
 
-FORMAT = Format("dgp", "DGP scenes of TRI", frozenset(), claims, read)
+CARRIES = frozenset({"ids", "classes", "words", "ignore", "times", "empty frames", "size"})
+FORMAT = Format("dgp", "DGP scenes of TRI", CARRIES, claims, read)

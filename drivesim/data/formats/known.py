@@ -9,14 +9,27 @@ FORMATS: dict[str, Format] = {
     module.FORMAT.name: module.FORMAT for module in (bdd100k, kitti, cvat, coco, mot, csv, nuscenes, argoverse, dgp)
 }
 
+WRITTEN = tuple(form for form in FORMATS.values() if form.write)
 
-def named(name: str) -> Format:
+
+def named(name: str, where: str = "--format") -> Format:
     """Raises:
     Mistake: no such format, with the nearest one.
     """
     if name not in FORMATS:
-        raise Mistake(f"no label format '{name}'", where="--format", mend=nearest(name, FORMATS))
+        raise Mistake(f"no label format '{name}'", where=where, mend=nearest(name, FORMATS))
     return FORMATS[name]
+
+
+def written(name: str, where: str = "--format") -> Format:
+    """Raises:
+    Mistake: no such format, or one that is only read.
+    """
+    form = named(name, where)
+    if form.write is None:
+        able = ", ".join(each.name for each in WRITTEN)
+        raise Mistake(f"{form.title} is only read", where=where, mend=f"formats that are written: {able}")
+    return form
 
 
 def of(place: Path, name: str | None = None) -> Format:

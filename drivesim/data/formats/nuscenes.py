@@ -9,6 +9,9 @@ as in the dataset's own tools. At the camera's other frames they stand between t
 them; before the first key and after the last nothing is known, and these frames do not count as labelled. The frame's
 own pose of the vehicle is used throughout.
 
+The pictures of all scenes lie in one folder, those of key-frames in ``samples``, the others in ``sweeps``; ``reels``
+says which make a scene. Scenes that were cut from one log are one drive.
+
 Visibility is the share seen in all cameras together, as a range, here its middle; T4 has other ranges, told apart by
 ``visibility.json``. A scene is at night if its description says so, as in nuScenes' own splits; otherwise unknown.
 """
@@ -26,7 +29,7 @@ import numpy as np
 
 from drivesim.data.annotations import Footage, Known, Labelled, Remarks, Sheet
 from drivesim.data.cuboids import Camera, Cuboids, Pose, between, cuboids
-from drivesim.data.formats import Format
+from drivesim.data.formats import Format, Reel
 from drivesim.data.formats.document import Part, opened
 from drivesim.errors import Mistake
 from drivesim.scene import Labels
@@ -71,12 +74,38 @@ def read(place: Path, known: Known, remarks: Remarks, camera: str = CAMERA) -> l
     Raises:
         Mistake: a table is missing or broken, it knows no such camera, or two scenes have one name.
     """
+    sheets = (_sheet(scene, tables, known(name), remarks) for name, scene, tables in _scenes(place, camera, remarks))
+    read = (sheet.done() for sheet in sheets if sheet is not None)
+    return [labelled for labelled in read if labelled is not None]
+
+
+def reels(place: Path, camera: str = CAMERA) -> list[Reel]:
+    """The pictures of every scene, sweeps included, whether they are there or not.
+
+    Raises:
+        Mistake: as in ``read``, or the tables do not name the pictures.
+    """
+    found = []
+    for name, scene, tables in _scenes(place, camera, Remarks()):  # what is wrong is told when the labels are read
+        frames = tables.frames.get(scene["token"].text(), [])
+        if any(not frame.picture for frame in frames):
+            where = tables.folder / "sample_data.json"
+            raise Mistake(f"does not say where the pictures of '{name}' are", where=where)
+        if frames:
+            drive = tables.logs.get(scene["log_token"].text() if "log_token" in scene else "", name)
+            pictures = tuple(tables.folder.parent / frame.picture for frame in frames)
+            times = tuple(Fraction(frame.time - frames[0].time, 10**6) for frame in frames)
+            found.append(Reel(name, drive, pictures, times))
+    return found
+
+
+def _scenes(place: Path, camera: str, remarks: Remarks) -> Iterator[tuple[str, Part, "Tables"]]:
+    """The name of every scene, its row, and the tables that it is in."""
     found = folders(place)
     if not found:
         raise Mistake(
             f"no nuScenes tables: {', '.join(NEEDED)} are not in one folder", where=place, mend="name their folder"
         )
-    read: dict[str, Labelled] = {}
     names: set[str] = set()
     for folder in found:
         tables = Tables(folder, camera, remarks)
@@ -85,11 +114,7 @@ def read(place: Path, known: Known, remarks: Remarks, camera: str = CAMERA) -> l
             if name in names:
                 raise Mistake(f"has two scenes '{name}'", where=place, mend="name the folder of one set of tables")
             names.add(name)
-            sheet = _sheet(scene, tables, known(name), remarks)
-            labelled = sheet.done() if sheet else None
-            if labelled is not None:
-                read[name] = labelled
-    return list(read.values())
+            yield name, scene, tables
 
 
 @dataclass(frozen=True)
@@ -101,6 +126,7 @@ class Frame:
         sample: the key moment that it belongs to; ``key`` if it is that moment's own.
         camera: key into ``Tables.cameras``.
         pose: key into ``Tables.poses``.
+        picture: its file, below the folder that holds the tables' own; empty where the tables do not say.
     """
 
     time: int
@@ -109,6 +135,7 @@ class Frame:
     camera: str
     pose: str
     size: tuple[int, int]
+    picture: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -198,9 +225,17 @@ class Tables:
                     row["calibrated_sensor_token"].text(),
                     row["ego_pose_token"].text(),
                     (_pixels(row, "height"), _pixels(row, "width")),
+                    row["filename"].text() if "filename" in row else "",
                 )
             )
         return {scene: sorted(found, key=lambda frame: frame.time) for scene, found in frames.items()}
+
+    @cached_property
+    def logs(self) -> dict[str, str]:
+        """The name of the log that scenes were cut from."""
+        if not (self.folder / "log.json").is_file():
+            return {}
+        return {row["token"].text(): name for row in self.rows("log") if (name := row["logfile"].text())}
 
     @cached_property
     def poses(self) -> dict[str, Pose]:
@@ -359,4 +394,5 @@ def _size(name: str, frames: list[Frame], tables: Tables, footage: Footage) -> t
     return size
 
 
-FORMAT = Format("nuscenes", "nuScenes tables (also T4)", frozenset(), claims, read)
+CARRIES = frozenset({"ids", "classes", "words", "visibility", "times", "empty frames", "size"})
+FORMAT = Format("nuscenes", "nuScenes tables (also T4)", CARRIES, claims, read, reels=reels)

@@ -32,11 +32,11 @@ class AutoencoderRun:
     loop: LoopConfig = field(default_factory=LoopConfig)
 
     def __post_init__(self) -> None:
-        rate_of(self.fps, "autoencoder")
+        rate_of(self.fps)
         if self.statistics < 1:
-            raise Mistake("needs statistics >= 1", where="autoencoder")
+            raise Mistake(f"at least 1 is expected, not {self.statistics}", field="statistics")
         if min(self.size) < 1 or any(side % self.model.f for side in self.size):
-            raise Mistake(f"{self.size[0]}x{self.size[1]} does not divide by f = {self.model.f}", where="size")
+            raise Mistake(f"{self.size[0]}x{self.size[1]} does not divide by f = {self.model.f}", field="size")
 
 
 def build_autoencoder(settings: AutoencoderRun, begin: int) -> Built:
@@ -49,7 +49,7 @@ def build_autoencoder(settings: AutoencoderRun, begin: int) -> Built:
 
     def clips(start: int, steps: int) -> ClipData:
         return ClipData(
-            index, frames=1, fps=rate_of(settings.fps, "autoencoder"), size=settings.size, batch=loop.batch,
+            index, frames=1, fps=rate_of(settings.fps), size=settings.size, batch=loop.batch,
             steps=steps, start_step=start, seed=loop.seed, workers=loop.workers,
         )  # fmt: skip
 

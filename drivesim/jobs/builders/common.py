@@ -45,13 +45,13 @@ def cached(
     return opened, data
 
 
-def rate_of(fps: str | int | float, where: str) -> Fraction:
+def rate_of(fps: str | int | float) -> Fraction:
     try:
         rate = Fraction(str(fps))
     except (ValueError, ZeroDivisionError):
         rate = Fraction(0)
     if rate <= 0:
-        raise Mistake(f"needs fps > 0, not '{fps}'", where=where, mend="such as 1, 30 or 15/8")
+        raise Mistake(f"a rate above 0 is expected, not '{fps}'", field="fps", mend="such as 1, 30 or 15/8")
     return rate
 
 

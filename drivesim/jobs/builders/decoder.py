@@ -33,9 +33,9 @@ class DecoderRun:
     loop: LoopConfig = field(default_factory=LoopConfig)
 
     def __post_init__(self) -> None:
-        rate_of(self.fps, "decoder")
+        rate_of(self.fps)
         if self.decoder.frames < 2:
-            raise Mistake("a clip that can flicker has frames >= 2", where="decoder")
+            raise Mistake("a clip that can flicker has frames >= 2", field="decoder.frames")
 
 
 def build_decoder(settings: DecoderRun, begin: int) -> Built:
@@ -45,8 +45,8 @@ def build_decoder(settings: DecoderRun, begin: int) -> Built:
     parent, autoencoder = weights.header(file, "autoencoder"), Autoencoder.load(file)
     size, f = settings.size or parent.size, autoencoder.config.f
     if min(size) < 1 or any(side % f for side in size):
-        raise Mistake(f"{size[0]}x{size[1]} does not divide by f = {f}", where="size")
-    fps = rate_of(settings.fps, "decoder")
+        raise Mistake(f"{size[0]}x{size[1]} does not divide by f = {f}", field="size")
+    fps = rate_of(settings.fps)
     data = ClipData(
         given(settings.index, "index", "drivesim index"), frames=frames, fps=fps, size=size, batch=loop.batch,
         steps=loop.steps, start_step=begin, seed=loop.seed, workers=loop.workers,

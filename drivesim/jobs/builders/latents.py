@@ -32,6 +32,7 @@ class ImageRun:
     cache: str = ""
     autoencoder: str = ""
     label_drop: float = 0.1
+    box_drop: float = 0.1
     model: UNetConfig = field(default_factory=UNetConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     loss: LossConfig = field(default_factory=LossConfig)
@@ -48,6 +49,7 @@ class KeyframesRun:
     cache: str = ""
     image: str = ""
     label_drop: float = 0.1
+    box_drop: float = 0.1
     temporal: TemporalConfig = field(default_factory=TemporalConfig)
     context: ContextConfig = field(default_factory=ContextConfig)
     loss: LossConfig = field(default_factory=LossConfig)
@@ -64,6 +66,7 @@ class InterpolationRun:
     cache: str = ""
     image: str = ""
     label_drop: float = 0.1
+    box_drop: float = 0.1
     temporal: TemporalConfig = field(default_factory=lambda: TemporalConfig(FRAMES, cross=512, told=("rate",)))
     ends: EndsConfig = field(default_factory=EndsConfig)
     loss: LossConfig = field(default_factory=LossConfig)
@@ -73,9 +76,9 @@ class InterpolationRun:
         temporal = self.temporal
         if temporal.frames != FRAMES:
             what = f"frames is {FRAMES}, both ends and three between, not {temporal.frames}"
-            raise Mistake(what, where="temporal")
+            raise Mistake(what, field="temporal.frames")
         if not temporal.rates or min(temporal.rates) <= 0 or ("rate" not in temporal.told and len(temporal.rates) > 1):
-            raise Mistake("needs rates > 0, and several must be told apart: told: [rate]", where="temporal")
+            raise Mistake("needs rates > 0, and several must be told apart: told: [rate]", field="temporal.rates")
 
     @property
     def rates(self) -> tuple[Fraction, ...]:
@@ -87,8 +90,10 @@ def build_image(settings: ImageRun, begin: int) -> Built:
     cache, data = cached(settings.cache, autoencoder, 1, settings.loop, begin)
     image = ImageModel(settings.model)
     stage = ImageStage(
-        image, latents_of(autoencoder), settings.schedule, settings.loss, settings.loop, settings.label_drop
-    )
+        image, latents_of(autoencoder), settings.schedule, settings.loss, settings.loop, settings.label_drop,
+        settings.box_drop,
+    )  # fmt: skip
+    check_boxes(image, cache)
 
     def finish() -> tuple[torch.nn.Module, weights.Header]:
         header = weights.Header(
@@ -99,7 +104,7 @@ def build_image(settings: ImageRun, begin: int) -> Built:
             size=cache.size,
             latent=weights.header(autoencoder).latent,
             schedule=config.plain(settings.schedule),
-            labels=["night", "cars"] if image.labels else [],
+            labels=(["night", "cars"] if image.labels else []) + (["boxes"] if image.takes_boxes else []),
         )
         return image.cpu(), header
 
@@ -114,8 +119,9 @@ def build_keyframes(settings: KeyframesRun, begin: int) -> Built:
         raise Mistake(what, where=settings.cache, mend=f"encode with --fps {KEYFRAME_FPS}")
     stage = KeyframeStage(
         backbone.image, latents_of(backbone.autoencoder), settings.temporal, settings.context, backbone.schedule,
-        settings.loss, settings.loop, settings.label_drop,
+        settings.loss, settings.loop, settings.label_drop, settings.box_drop,
     )  # fmt: skip
+    check_boxes(backbone.image, cache)
     return backbone.built("keyframes", stage, settings.loss, cache, data, cache.fps)
 
 
@@ -124,9 +130,19 @@ def build_interpolation(settings: InterpolationRun, begin: int) -> Built:
     cache, data = cached(settings.cache, backbone.autoencoder, FRAMES, settings.loop, begin, settings.rates)
     stage = InterpolationStage(
         backbone.image, latents_of(backbone.autoencoder), settings.temporal, settings.ends, backbone.schedule,
-        settings.loss, settings.loop, settings.label_drop,
+        settings.loss, settings.loop, settings.label_drop, settings.box_drop,
     )  # fmt: skip
+    check_boxes(backbone.image, cache)
     return backbone.built("interpolation", stage, settings.loss, cache, data, max(settings.rates))
+
+
+def check_boxes(image: ImageModel, cache: LatentCache) -> None:
+    """Raises:
+    Mistake: a model that is told boxes, and a cache that holds none.
+    """
+    if image.takes_boxes and not cache.about.boxes:
+        mend = "index with --labels and encode again; or train an image model without joined: [boxes] and box_tokens"
+        raise Mistake("holds no boxes, and the image model is told them", where=cache.folder, mend=mend)
 
 
 @dataclass(frozen=True, eq=False)

@@ -61,14 +61,14 @@ class UpsamplerRun:
         own, schedule = self.model, self.schedule
         if (own.in_channels, own.out_channels, own.joined) != (6, 3, ("low",)):
             mend = "model.in_channels=6 model.out_channels=3 model.joined=[low]"
-            raise Mistake("enlarges pixels beside the low-resolution frames", where="model", mend=mend)
+            raise Mistake("enlarges pixels beside the low-resolution frames", field="model", mend=mend)
         if schedule.kind != "discrete" or not self.low_levels < min(own.classes, schedule.steps):
             what = f"low_levels {self.low_levels} is an index of the schedule, and the model has a row for each"
             mend = f"a discrete schedule of more steps, and model.classes={self.low_levels + 1} or more"
-            raise Mistake(what, where="low_levels", mend=mend)
+            raise Mistake(what, field="low_levels", mend=mend)
         LowConfig(self.factor, self.low_levels)  # what it refuses is refused here
         _check(self.size, self.crop, self.factor, own.patch)
-        rate_of(self.fps, "fps")
+        rate_of(self.fps)
 
 
 @dataclass(frozen=True)
@@ -93,10 +93,11 @@ class UpsamplerTemporalRun:
 
     def __post_init__(self) -> None:
         if self.temporal.context_channels and self.temporal.context != "low":
-            raise Mistake("the context is the low-resolution frames", where="temporal", mend="temporal.context=low")
+            mend = "temporal.context=low"
+            raise Mistake("the context is the low-resolution frames", field="temporal.context", mend=mend)
         if self.temporal.told:
-            raise Mistake("is told nothing but labels", where="temporal", mend="temporal.told=[]")
-        rate_of(self.fps, "fps")
+            raise Mistake("is told nothing but labels", field="temporal.told", mend="temporal.told=[]")
+        rate_of(self.fps)
 
 
 def build_upsampler(settings: UpsamplerRun, begin: int) -> Built:
@@ -129,7 +130,7 @@ def build_upsampler_temporal(settings: UpsamplerTemporalRun, begin: int) -> Buil
     if image.unet.config.cross != settings.temporal.cross:
         what = f"the image upsampler's tokens are {image.unet.config.cross} wide, not {settings.temporal.cross}"
         mend = f"temporal.cross={image.unet.config.cross or 'null'}"
-        raise Mistake(what, where="temporal.cross", mend=mend)
+        raise Mistake(what, field="temporal.cross", mend=mend)
     data = _clips(settings, size, settings.temporal.frames, begin)
     schedule = config.build(ScheduleConfig, of_image.schedule, file)
     stage = UpsamplerTemporalStage(
@@ -160,7 +161,7 @@ def build_upsampler_temporal(settings: UpsamplerTemporalRun, begin: int) -> Buil
 def _clips(settings: UpsamplerRun | UpsamplerTemporalRun, size: tuple[int, int], frames: int, begin: int) -> ClipData:
     loop = settings.loop
     return ClipData(
-        given(settings.index, "index", "drivesim index"), frames=frames, fps=rate_of(settings.fps, "fps"), size=size,
+        given(settings.index, "index", "drivesim index"), frames=frames, fps=rate_of(settings.fps), size=size,
         crop=settings.crop, batch=loop.batch, steps=loop.steps, start_step=begin, seed=loop.seed, workers=loop.workers,
         enlarge=False,
     )  # fmt: skip
@@ -171,7 +172,7 @@ def _check(size: tuple[int, int], crop: tuple[int, int], factor: int, patch: int
     Mistake: a size or a crop that does not divide by what the low-resolution frames and the network need.
     """
     step = math.lcm(factor, patch)
-    for where, (height, width) in (("size", size), ("crop", crop)):
+    for name, (height, width) in (("size", size), ("crop", crop)):
         if height < 1 or width < 1 or height % step or width % step:
             below, above = (
                 tuple(max(step, rounding(side / step) * step) for side in (height, width))
@@ -179,6 +180,6 @@ def _check(size: tuple[int, int], crop: tuple[int, int], factor: int, patch: int
             )
             what = f"{height}x{width} does not divide by {step} (factor {factor}, patch {patch})"
             mend = f"the nearest that do: {below[0]}x{below[1]} and {above[0]}x{above[1]}"
-            raise Mistake(what, where=where, mend=mend)
+            raise Mistake(what, field=name, mend=mend)
     if crop[0] > size[0] or crop[1] > size[1]:
-        raise Mistake(f"{crop[0]}x{crop[1]} is no part of {size[0]}x{size[1]}", where="crop", mend="a smaller crop")
+        raise Mistake(f"{crop[0]}x{crop[1]} is no part of {size[0]}x{size[1]}", field="crop", mend="a smaller crop")

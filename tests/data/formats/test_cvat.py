@@ -54,6 +54,11 @@ def genuine(shared: Path) -> tuple[list[Labelled], Remarks]:
     return FORMAT.read(shared / "data" / "permissive" / "labels" / "jaad", tracks.unknown, remarks), remarks
 
 
+def test_tracks_that_share_an_id_are_told_apart(tmp_path: Path) -> None:
+    found, remarks = sequence(tmp_path, page(track(box(0)) + track(box(0)) + track(box(0), more='id="5"')))
+    assert sorted(found.boxes.track.tolist()) == [0, 1, 2] and remarks.count == {cvat.SAME_ID: 1}
+
+
 def test_the_genuine_files(genuine: tuple[list[Labelled], Remarks]) -> None:
     read, remarks = genuine
     assert [labelled.video for labelled in read] == [f"video_{n:04d}" for n in range(1, 13)]

@@ -52,6 +52,12 @@ def test_the_genuine_scene(genuine: Path, place: str) -> None:
     assert remarks.count == ({dgp.NO_SCENE: 1} if "dataset" in place else {})
 
 
+def test_times_close_to_a_frame_are_that_frames(genuine: Path) -> None:
+    """The images of a camera are 12 us late by the third; as a video they are one a second."""
+    for labelled in dgp.read(genuine, lambda _: Footage((1216, 1936), Fraction(1), 3), Remarks()):
+        assert labelled.times == (0, 1, 2) and set(labelled.boxes.time) == {0, 1, 2}
+
+
 def test_what_is_not_a_scene_is_not_claimed(genuine: Path) -> None:
     scene = genuine / "scene_01"
     others = [genuine / "agents_pcc_mini_v1.json", genuine.parent / "LICENSE", scene / "rgb", scene / "none"]

@@ -1,0 +1,106 @@
+"""What lies beside a generated video: ``labels.parquet``, a row a frame, and ``boxes.parquet``, a row a box.
+
+Frames say what they are and what the models were told; boxes have the schema of an index's, so that a folder of runs is
+indexed with its boxes (``sources``). Where boxes are unknown, there is no second table.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from drivesim.data import index
+from drivesim.data.annotations import Labelled
+from drivesim.errors import Mistake
+from drivesim.scene import Labels
+from drivesim.weights import sha256, write_atomic
+
+VIDEO, FRAMES, BOXES = "video.mp4", "labels.parquet", index.BOXES
+SOURCE = "generated"  # where the boxes are from
+FRAMES_SCHEMA = pa.schema(
+    [
+        ("frame", pa.int64()), ("time_num", pa.int64()), ("time_den", pa.int64()), ("kind", pa.string()),
+        ("night", pa.bool_()), ("cars", pa.int32()), ("boxes", pa.int32()),
+    ]
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Frames:
+    """The frames of a video.
+
+    Args:
+        kinds: what each is: real, key, interpolated, blended, repeated.
+        labels: what the models were told.
+    """
+
+    kinds: Sequence[str]
+    fps: Fraction
+    labels: Labels
+
+
+def save(folder: Path, frames: Frames, labelled: Labelled | None) -> None:
+    """Writes the tables beside ``folder/video.mp4``, which is whole.
+
+    Args:
+        labelled: its boxes, at times of the video; None where they are unknown.
+    """
+    count = {} if labelled is None else {time: 0 for time in labelled.times}
+    for time in labelled.boxes.time if labelled else ():
+        count[time] += 1
+    times = [n / frames.fps for n in range(len(frames.kinds))]
+    columns = {
+        "frame": list(range(len(times))),
+        "time_num": [time.numerator for time in times],
+        "time_den": [time.denominator for time in times],
+        "kind": list(frames.kinds),
+        "night": [frames.labels.night] * len(times),
+        "cars": [frames.labels.cars] * len(times),
+        "boxes": [count.get(time) for time in times],
+    }
+    if labelled is not None:
+        clip_id = sha256(folder / VIDEO)
+        about = {"clip_id": clip_id, "size": labelled.size, "ids": {str(n): id for n, id in labelled.ids.items()}}
+        rows = pa.Table.from_pylist(list(index.box_rows(clip_id, labelled.boxes, SOURCE)), index.BOXES_SCHEMA)
+        _write(folder / BOXES, rows.replace_schema_metadata({"drivesim": json.dumps(about)}))
+    _write(folder / FRAMES, pa.table(columns, schema=FRAMES_SCHEMA))
+
+
+def _write(file: Path, table: pa.Table) -> None:
+    out = pa.BufferOutputStream()
+    pq.write_table(table, out)
+    write_atomic(file, out.getvalue().to_pybytes())
+
+
+def is_segment(file: Path) -> bool:
+    """Whether a rollout's ``video.mp4`` holds it as a part."""
+    return file.parent.name == "segments" and (file.parents[1] / "journal.jsonl").is_file()
+
+
+def read(video: Path, clip_id: str | None = None) -> Labelled | None:
+    """The boxes of a video, at its own times; None where no tables lie beside it, or those of another video.
+
+    Args:
+        clip_id: SHA-256 of the video's bytes, where it is known already.
+
+    Raises:
+        Mistake: the tables are broken.
+    """
+    boxes, frames = video.with_name(BOXES), video.with_name(FRAMES)
+    if video.name != VIDEO or not boxes.is_file() or not frames.is_file():
+        return None
+    try:
+        table, rows = pq.read_table(boxes), pq.read_table(frames, columns=FRAMES_SCHEMA.names).to_pylist()
+        about = json.loads((table.schema.metadata or {})[b"drivesim"])
+        ids, (height, width) = {int(n): str(id) for n, id in about["ids"].items()}, about["size"]
+        if about["clip_id"] != (clip_id or sha256(video)):
+            return None
+        times = tuple(Fraction(row["time_num"], row["time_den"]) for row in rows if row["boxes"] is not None)
+        labels = Labels(rows[0]["night"], rows[0]["cars"])
+        return Labelled(video.stem, index.as_boxes(table.to_pylist()), (height, width), times, ids, labels)
+    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError, IndexError, AttributeError) as problem:
+        raise Mistake(f"cannot be read ({' '.join(str(problem).split())[:100]})", where=boxes) from None

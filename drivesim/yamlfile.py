@@ -1,0 +1,125 @@
+"""YAML files: the plain values that they hold, and the line on which each of them stands.
+
+A tag that names Python objects is an error. Two things differ from PyYAML, which follows YAML 1.1 and silently keeps
+the last of two equal keys: 1e-4 is a number, and a key that is given twice is an error.
+"""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from drivesim.errors import Mistake
+
+EXPONENT = re.compile(r"[-+]?\d[\d_]*(\.\d*)?[eE][-+]?\d+$")
+
+
+class _Loader(yaml.SafeLoader):
+    pass
+
+
+class _Dumper(yaml.SafeDumper):
+    pass
+
+
+for _each in (_Loader, _Dumper):  # the dumper too, so that it quotes a word that would be read as a number
+    _each.add_implicit_resolver("tag:yaml.org,2002:float", EXPONENT, list("-+0123456789"))
+
+
+def parse(text: str) -> Any:
+    """The value that ``text`` of the command line holds.
+
+    Raises:
+        ValueError: it is not YAML.
+        Mistake: a key given twice, a value that holds itself.
+    """
+    try:
+        return _content(text, None)
+    except yaml.YAMLError as problem:
+        raise ValueError(str(problem)) from None
+
+
+def dump(values: Any) -> str:
+    return yaml.dump(values, Dumper=_Dumper, sort_keys=False)
+
+
+def read(file: str | Path) -> dict[str, Any]:
+    """The mapping in ``file``; an empty file holds none.
+
+    Raises:
+        Mistake: no such file, not text, not YAML, a key given twice, a value that holds itself, not a mapping.
+    """
+    try:
+        content = _content(Path(file).read_text(encoding="utf-8"), file)
+    except FileNotFoundError:
+        raise Mistake("no such file", where=file, mend="see configs/ for those that exist") from None
+    except (OSError, UnicodeDecodeError) as problem:
+        raise Mistake(f"cannot be read: {problem}", where=file) from None
+    except (yaml.YAMLError, ValueError) as problem:  # ValueError: a date that no calendar has
+        mark = getattr(problem, "problem_mark", None)
+        what = f"not YAML: {getattr(problem, 'problem', None) or problem}"
+        raise Mistake(what, where=_place(file, mark.line + 1) if mark else file) from None
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise Mistake(f"a mapping of keys is expected, not a {type(content).__name__}", where=file)
+    return content
+
+
+def _content(text: str, file: str | Path | None) -> Any:
+    loader = _Loader(text)
+    root = loader.get_single_node()
+    if root is None:
+        return None
+    _check(root, file, "", {})
+    return loader.construct_document(root)
+
+
+def line_of(file: str | Path, field: str) -> int | None:
+    """The line of ``field``, a path such as ``edits[1].op``; of what should hold it, where it is not there; None where
+    nothing of it is."""
+    return _line(yaml.compose(Path(file).read_text(encoding="utf-8"), _Loader), field)
+
+
+def _line(node: yaml.Node | None, field: str) -> int | None:
+    for name, place, inner in _inside(node):
+        rest = field.removeprefix(name)
+        if rest != field and (not rest or rest[0] in ".["):
+            return _line(inner, rest.removeprefix(".")) or place
+    return None
+
+
+def _check(node: yaml.Node, file: str | Path | None, path: str, done: dict[int, bool]) -> None:
+    """Refuses a key given twice, a key that is no word, and an alias within what it stands for."""
+    if done.get(id(node)) is False:
+        where = _place(file, node.start_mark.line + 1)
+        raise Mistake("holds itself", where=where, field=path or None, mend="an alias stands for something else")
+    if id(node) in done:
+        return
+    done[id(node)] = False
+    for key in (key for key, _ in node.value) if isinstance(node, yaml.MappingNode) else ():
+        if not isinstance(key, yaml.ScalarNode):
+            raise Mistake("a key is a word", where=_place(file, key.start_mark.line + 1), field=path or None)
+    lines: dict[str, int] = {}
+    for name, line, inner in _inside(node):
+        full = f"{path}{name}" if name.startswith("[") else f"{path}.{name}".removeprefix(".")
+        if name in lines:
+            what = f"is given twice, first on line {lines[name]}"
+            raise Mistake(what, where=_place(file, line), field=full, mend="keep one of them")
+        lines[name] = line
+        _check(inner, file, full, done)
+    done[id(node)] = True
+
+
+def _place(file: str | Path | None, line: int) -> str:
+    return f"{file} line {line}" if file else "command line"
+
+
+def _inside(node: yaml.Node | None) -> list[tuple[str, int, yaml.Node]]:
+    """The name, the line and the value of everything that ``node`` holds."""
+    if isinstance(node, yaml.MappingNode):
+        return [(str(key.value), key.start_mark.line + 1, value) for key, value in node.value]
+    if isinstance(node, yaml.SequenceNode):
+        return [(f"[{n}]", item.start_mark.line + 1, item) for n, item in enumerate(node.value)]
+    return []
