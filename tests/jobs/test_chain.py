@@ -113,6 +113,52 @@ def test_training_leaves_a_whole_run(chain: Chain) -> None:
     assert LatentCache.open(chain.out / "cache").about.autoencoder == weights.sha256(chain.autoencoder)
 
 
+TRACKS = """
+opening: {generate: {night: true}}
+seconds: 4
+fps: 15/8
+boxes: tracks
+tracks:
+- {id: a, class: car, keys: [{t: 0, box: [0.2, 0.4, 0.5, 0.9]}, {t: 4, box: [0.4, 0.4, 0.7, 0.9]}]}
+"""
+
+
+def test_models_that_are_told_boxes(chain: Chain, tmp_path: Path) -> None:
+    """From the world's boxes through all stages; unknown, none and a track are three different videos, and what a
+    track does late changes nothing before."""
+    cache = LatentCache.open(chain.out / "cache")
+    assert cache.about.boxes and cache.boxes(cache.sequences[0], 0, 3)["box_known"].all()
+    boxed = ["model.joined=[boxes]", "model.in_channels=24", "model.box_tokens=1"]
+    image = trained("image", tmp_path, f"cache={chain.out / 'cache'}", f"autoencoder={chain.autoencoder}", *boxed)
+    assert weights.header(image).labels == ["night", "cars", "boxes"]
+    keyframes = trained("keyframes", tmp_path, f"cache={chain.out / 'cache'}", f"image={image}")
+    interpolation = trained("interpolation", tmp_path, f"cache={chain.out / 'cache-30'}", f"image={image}")
+    shutil.copy(interpolation, keyframes.parent)
+    scenarios = tmp_path / "scenarios"
+    scenarios.mkdir()
+    (scenarios / "tracks.yaml").write_text(TRACKS)
+    for kind in ("none", "unknown"):
+        (scenarios / f"{kind}.yaml").write_text(TRACKS[: TRACKS.index("boxes")] + f"boxes: {kind}\n")
+    quick = [f"{part}sampler.steps=2" for part in ("", "interpolation.")] + ["start.steps=2"]
+    runs = generate.run(scenarios, keyframes.parent, tmp_path / "out", fps=Fraction(15), settings=quick)
+    shown = {run.name: video.read(run / "video.mp4", frames=60).frames for run in runs}
+    assert len({frames.tobytes() for frames in shown.values()}) == 3
+    assert {run.name for run in runs if (run / "export" / "kitti").exists()} == {"none", "tracks"}
+    with pytest.raises(Mistake, match="these weights take no boxes"):
+        generate.run(scenarios / "none.yaml", chain.keyframes.parent, tmp_path / "refused")
+
+
+def test_a_model_of_boxes_needs_boxes(chain: Chain, tmp_path: Path) -> None:
+    shutil.copytree(chain.out / "world" / "videos", tmp_path / "videos")
+    index.run(tmp_path / "videos", tmp_path / "index")
+    encode.run(tmp_path / "index", chain.autoencoder, tmp_path / "cache", FPS, SIZE)
+    with pytest.raises(Mistake, match="holds no boxes"):
+        trained(
+            "image", tmp_path, f"cache={tmp_path / 'cache'}", f"autoencoder={chain.autoencoder}",
+            "model.joined=[boxes]", "model.in_channels=24",
+        )  # fmt: skip
+
+
 def test_generate_evaluate_report(chain: Chain, tmp_path: Path) -> None:
     quick = ["sampler.steps=2", "start.steps=2"]
     out = tmp_path / "run"
@@ -235,7 +281,7 @@ def test_wrong_settings(chain: Chain, tmp_path: Path) -> None:
     decoder = [f"index={chain.out / 'world-30'}", f"autoencoder={chain.autoencoder}"]
     for setting, said in (
         ("size=[30,64]", "does not divide by f = 4"),
-        ("fps=0", "fps > 0"),
+        ("fps=0", "a rate above 0"),
         ("decoder.frames=1", "frames >= 2"),
         ("decoder.frames=31", "no clip gives 31 frames at 30 fps"),
     ):
@@ -285,7 +331,7 @@ def test_what_does_not_fit_is_told_before_anything_is_written(chain: Chain, fold
     first = [*SETTINGS["autoencoder"], *LOOP, f"index={chain.out / 'world'}"]
     for more, said in (
         (["size=[30,64]"], "does not divide"),
-        (["fps=abc"], "fps > 0"),
+        (["fps=abc"], "a rate above 0"),
         (["model.groups=7"], "divisible"),
         (["loop.precision=half"], "precision"),
         (["loop.minutes=0"], "minutes > 0"),

@@ -11,7 +11,7 @@ import pytest
 from drivesim.data import video
 from drivesim.data.index import Index
 from drivesim.errors import Mistake
-from drivesim.jobs import generate, index, scenario
+from drivesim.jobs import index, scenario
 from drivesim.rollout import scenario as scenarios
 from tests.data.numbered import write
 
@@ -167,9 +167,3 @@ def test_the_schema_is_printed_or_written(tmp_path: Path, capsys: pytest.Capture
     with pytest.raises(Mistake, match="is a folder\n.*scenario.schema.json"):
         scenario.run("schema", None, tmp_path)
     assert printed == json.loads((tmp_path / "scenario.schema.json").read_text()) == scenarios.json_schema()
-
-
-def test_no_model_takes_boxes_yet_and_generate_says_so(tmp_path: Path) -> None:
-    file = written(tmp_path, "boxes: none\n")
-    with pytest.raises(Mistake, match="no model takes boxes yet"):
-        generate.run(file, tmp_path / "weights", tmp_path / "out")
