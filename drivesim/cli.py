@@ -332,6 +332,9 @@ def _generate_options(parser: Parser) -> None:
     parser.add_argument(
         "--export", metavar="F[,F]", help="label formats of the boxes: all (default), none, or some: bdd100k,coco"
     )
+    parser.add_argument("--from", dest="parent", type=Path, metavar="RUN", help="another future of a run, from --at on")
+    parser.add_argument("--at", type=Fraction, metavar="SECOND", help="where a branch parts from its run")
+    parser.add_argument("--edit", type=Path, metavar="FILE", help="what the branch changes: boxes, edits, labels, ...")
     parser.add_argument("--resume", action="store_true", help="go on where an interrupted run in --out stopped")
     parser.add_argument("--precision", choices=("32", "bf16"), default="bf16", help="of the networks (default bf16)")
     _dry_run(parser)
@@ -359,6 +362,9 @@ def _generate(args: argparse.Namespace) -> None:
         keep_opening=args.keep_opening,
         dry_run=args.dry_run,
         export=args.export,
+        parent=args.parent,
+        at=args.at,
+        edit=args.edit,
     )
 
 

@@ -17,6 +17,7 @@ from drivesim.jobs import stack as stacks
 from drivesim.jobs.outlook import foresee
 from drivesim.jobs.preflight import Room
 from drivesim.rollout import scenario as scenarios
+from drivesim.rollout.branch import Branch, changed, part
 from drivesim.rollout.engine import Rollout, prepare, roll
 from drivesim.rollout.journal import check_free
 from drivesim.rollout.scenario import Scenario
@@ -40,6 +41,9 @@ def run(
     keep_opening: bool = False,
     dry_run: bool = False,
     export: str | None = None,
+    parent: Path | None = None,
+    at: Fraction | None = None,
+    edit: Path | None = None,
 ) -> list[Path]:
     """Generates every scenario with every seed; returns the run folders. Says before what that will take.
 
@@ -53,17 +57,28 @@ def run(
         settings: ``key.sub=value`` for ``RolloutConfig``.
         precision: ``bf16`` or ``32``, of the networks; latents between stages are float32 either way.
         dry_run: stops once that is said, and writes nothing.
+        parent: a run of which another future is made, in the place of a scenario: from second ``at`` on, with what the
+            file ``edit`` changes. Its settings stay; ``seeds`` are of the noise from there on.
         export: label formats of the boxes, by name with commas between them, or ``none``; None is all that are written.
 
     Raises:
         Mistake: anything of the above does not fit, or memory or disk do not suffice; nothing is written then.
         Interrupted: asked to stop; ``resume`` goes on.
     """
-    rollout_config, formats = config.load(RolloutConfig, None, settings or []), _formats(export)
-    found = {
-        name: _with_options(each, opening, minutes, seeds or [], size, fps, keep_opening)
-        for name, each in _scenarios(scenario).items()
-    }
+    rollout_config, formats, branch = config.load(RolloutConfig, None, settings or []), _formats(export), None
+    if parent is None or at is None:
+        _check_from(parent, at, edit)
+        found = {
+            name: _with_options(each, opening, minutes, seeds or [], size, fps, keep_opening)
+            for name, each in _scenarios(scenario).items()
+        }
+    else:
+        _check_alone(
+            scenario=scenario, opening=opening, minutes=minutes, size=size, fps=fps, keep_opening=keep_opening,
+            settings=settings,
+        )  # fmt: skip
+        branch, scenario = part(parent, at), edit
+        found, rollout_config = {"": _future(branch, edit, seeds or [])}, branch.settings
     if export is not None and formats and all(each.boxes == "unknown" for each in found.values()):
         mend = "a scenario with boxes: none, or boxes: tracks; or leave --export out"
         raise Mistake("there are no boxes to write: they are unknown", where="--export", mend=mend)
@@ -75,7 +90,7 @@ def run(
             mend = "train an image model with joined: [boxes] (docs/boxes.md); 'drivesim scenario preview' needs none"
             raise Mistake(what, where=name or scenario, mend=mend)
     planned: list[tuple[Path, Rollout]] = [
-        (_folder(out, found, name, each, seed), _prepared(stack, each, seed, rollout_config, scenario, name))
+        (_folder(out, found, name, each, seed), _prepared(stack, each, seed, rollout_config, scenario, name, branch))
         for name, each in found.items()
         for seed in each.seeds
     ]
@@ -96,6 +111,34 @@ def run(
     return done
 
 
+def _check_from(parent: Path | None, at: Fraction | None, edit: Path | None) -> None:
+    if parent is not None:
+        raise Mistake("needs --at SECOND, where the branch parts", where="--from")
+    for name, value in (("--at", at), ("--edit", edit)):
+        if value is not None:
+            raise Mistake("belongs to a branch", where=name, mend="add --from RUN")
+
+
+def _check_alone(**given: object) -> None:
+    """Raises:
+    Mistake: an option beside ``--from`` that would change the past.
+    """
+    named = [name.replace("_", "-") for name, value in given.items() if value]
+    if named:
+        mend = "what may change from --at on stands in the file of --edit; --seed takes other noise"
+        raise Mistake(f"goes without {', '.join(named)}: the run has settled that", where="--from", mend=mend)
+
+
+def _future(branch: Branch, edit: Path | None, seeds: list[int]) -> Scenario:
+    """Raises:
+    Mistake: nothing in it would differ from the run.
+    """
+    if edit is None and (not seeds or branch.seed in seeds):
+        mend = "--edit FILE changes boxes or labels, another --seed the noise"
+        raise Mistake("would be the run itself again", where="--from", mend=mend)
+    return scenarios.check(replace(changed(branch, edit), seeds=seeds or [branch.seed]))
+
+
 def _formats(names: str | None) -> tuple[Format, ...]:
     if names in (None, "all"):
         return known.WRITTEN
@@ -108,6 +151,8 @@ def _tell(folder: Path, rollout: Rollout) -> None:
     length, fps = float(plan.total / plan.fps), float(plan.fps)
     say(f"{folder / 'video.mp4'}: {plan.total} frames of {height}x{width}, {length:.1f} s at {fps:g} fps")
     say(f"  {', '.join(rollout.course.words(rollout.filled))}")
+    if rollout.branch is not None:
+        say(f"  parts from {rollout.branch.run} at {float(rollout.branch.second):.2f} s")
     record = json.loads((folder / "run.json").read_bytes())
     exported = ", ".join(record["export"]) or "none" if "export" in record else "none, as its boxes are unknown"
     say(f"  label files: {exported}")
@@ -153,11 +198,17 @@ def _scenarios(source: Path | None) -> dict[str, Scenario]:
 
 
 def _prepared(
-    stack: Stack, scenario: Scenario, seed: int, settings: RolloutConfig, source: Path | None, name: str
+    stack: Stack,
+    scenario: Scenario,
+    seed: int,
+    settings: RolloutConfig,
+    source: Path | None,
+    name: str,
+    branch: Branch | None,
 ) -> Rollout:
     """``prepare``; what of the scenario does not fit its clip's labels is told with the line of its file."""
     with config.located(source / f"{name}.yaml" if source and name else source):
-        return prepare(stack, scenario, seed, settings)
+        return prepare(stack, scenario, seed, settings, branch)
 
 
 def _with_options(

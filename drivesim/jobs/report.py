@@ -41,7 +41,7 @@ def run(run_folder: Path, real: Sequence[Path] = (), title: str | None = None) -
         raise Mistake("no such run folder", where=folder, mend="'drivesim train', 'generate' and 'demo' make one")
     scores = _scores(folder)
     videos, training = _videos(folder, scores), _training(folder)
-    sections = [*videos, *_real(real), *_score_section(scores), *training]
+    sections = [*videos, *_branches(folder), *_real(real), *_score_section(scores), *training]
     if not sections:
         raise Mistake(
             "holds no video, scores or training curves", where=folder, mend="a run folder of drivesim is expected"
@@ -150,6 +150,29 @@ def _videos(folder: Path, scores: Sequence[Scores]) -> list[Section]:
             blocks = [Words(f"{file.name} {problem.what}.")]
         found.append(Section("Video" if len(files) == 1 else f"Video: {_where(file.parent, folder)}", blocks))
     return found
+
+
+def _branches(folder: Path) -> list[Section]:
+    """The tree of the runs in ``folder``: every branch behind all that it parts from, and when it does."""
+    parents: dict[Path, tuple[Path, float]] = {}
+    waiting = [file.parent.resolve() for file in sorted(folder.rglob("run.json"))]
+    while waiting:
+        run = waiting.pop()
+        facts = _json(run / "run.json")
+        parting = facts.get("from") if isinstance(facts, dict) else None
+        if run not in parents and isinstance(parting, dict) and {"run", "second"} <= parting.keys():
+            parents[run] = Path(parting["run"]), float(parting["second"])
+            waiting.append(parents[run][0])
+    lines = []
+    for run in parents:
+        line, seen = run.name, {run}
+        while (step := parents.get(run)) is not None and step[0] not in seen:
+            run, second = step
+            seen.add(run)
+            line = f"{run.name} \u2192 {second:.2f} s \u2192 {line}"
+        lines.append(line)
+    told = "Runs that have one past: each is the run before it, bit for bit, until the second at which they part."
+    return [Section("Branches", [Words(told), *map(Words, sorted(lines))])] if lines else []
 
 
 def _row_of(file: Path, folder: Path, rows: Sequence[dict[str, Any]]) -> dict[str, Any] | None:

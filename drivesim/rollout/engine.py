@@ -22,6 +22,7 @@ from drivesim.data import video
 from drivesim.data.formats import Format, known
 from drivesim.errors import Interrupted, Mistake
 from drivesim.rollout import labels, memory, stages
+from drivesim.rollout.branch import Branch
 from drivesim.rollout.course import Course, course, scaled
 from drivesim.rollout.handover import Handover
 from drivesim.rollout.interpolator import Interpolator
@@ -40,6 +41,8 @@ from drivesim.rollout.upscaler import Upscaler
 from drivesim.scene import KEYFRAME_FPS, to_model
 from drivesim.weights import sha256, write_atomic
 
+PAST = ("keep", "weights", "size", "precision", "device", "version")  # what a branch has from its run
+
 
 @dataclass(frozen=True, eq=False)
 class Rollout:
@@ -53,6 +56,7 @@ class Rollout:
         placed: the boxes; None where they are unknown.
         mark: in the metadata of every file that is made.
         clip_id: of the opening's clip; "" without one.
+        branch: the run whose past this one has; None for a run of its own.
     """
 
     stack: Stack
@@ -67,6 +71,7 @@ class Rollout:
     placed: Placed | None
     mark: str
     clip_id: str
+    branch: Branch | None = None
 
     @property
     def plan(self) -> Plan:
@@ -100,17 +105,22 @@ class Rollout:
         return to_model(self.front[-1:]) if shown and len(self.front) else None
 
 
-def prepare(stack: Stack, scenario: Scenario, seed: int, settings: RolloutConfig) -> Rollout:
+def prepare(
+    stack: Stack, scenario: Scenario, seed: int, settings: RolloutConfig, branch: Branch | None = None
+) -> Rollout:
     """Reads the opening and its labels, and checks that scenario, settings and weights fit.
 
+    Args:
+        seed: of a branch, that of the noise from where it parts.
+
     Raises:
-        Mistake: they do not, or the opening cannot be read.
+        Mistake: they do not, the opening cannot be read, or a branch would have another past.
     """
     settings = scaled(settings, scenario)
     chosen, opening = course(stack, scenario, settings), scenario.opening
     scenario = replace(scenario, size=chosen.size, fps=str(chosen.plan.fps), seeds=[seed])
     clip_id = _identify(Path(opening.clip)) if opening.clip else ""
-    noise = NoiseSource(seed, scenario.identity(clip_id))
+    noise = NoiseSource(seed, branch.noise if branch else scenario.identity(clip_id))
     boxes = placed(scenario, chosen.size)
     told = boxes.digest if boxes else None
     fixed = {
@@ -119,16 +129,29 @@ def prepare(stack: Stack, scenario: Scenario, seed: int, settings: RolloutConfig
         "settings": config.plain(settings),
         "keep": opening.keep,
         **({"boxes": told} if told else {}),
+        **({"from": branch.told} if branch else {}),
         "weights": stack.weights,
         "size": chosen.size,
         "precision": stack.precision,
         "device": torch.device(stack.device).type,
         "version": __version__,
     }
+    if branch is not None:
+        _check_past(branch, fixed, chosen.plan)
     given = _encode_opening(stack, opening) if opening.clip else None
     front = _front(opening, chosen) if opening.clip else np.zeros((0, *chosen.size, 3), np.uint8)
     plan, own = describe(chosen.plan, fixed), mark(seed, noise.scenario, stack.weights, clip_id, told)
-    return Rollout(stack, scenario, seed, settings, chosen, noise, given, front, plan, boxes, own, clip_id)
+    return Rollout(stack, scenario, seed, settings, chosen, noise, given, front, plan, boxes, own, clip_id, branch)
+
+
+def _check_past(branch: Branch, fixed: dict[str, Any], plan: Plan) -> None:
+    asked = json.loads(json.dumps(fixed, default=str))
+    differs = [name for name in PAST if asked.get(name) != branch.fixed.get(name)]
+    if differs:
+        what = f"a branch has the past of its run; {', '.join(differs)} would differ"
+        raise Mistake(what, where=branch.run, mend="take the weights, the device and the precision of that run")
+    if plan.count <= branch.window:
+        raise Mistake(f"the branch ends before it parts, at {float(branch.second):.2f} s", field="seconds")
 
 
 def roll(
@@ -175,6 +198,7 @@ def _facts(rollout: Rollout, argv: list[str]) -> dict[str, Any]:
         "weights": rollout.stack.weights,
         "seed": rollout.seed,
         "opening": rollout.clip_id or None,
+        "from": _parting(rollout.branch) if rollout.branch else None,
         "stages": rollout.course.words(rollout.filled),
         "size": rollout.course.size,
         "fps": str(plan.fps),
@@ -182,9 +206,15 @@ def _facts(rollout: Rollout, argv: list[str]) -> dict[str, Any]:
     }
 
 
+def _parting(branch: Branch) -> dict[str, Any]:
+    return {**branch.told, "run": str(branch.run), "second": round(float(branch.second), 3)}
+
+
 def _run(rollout: Rollout, out: Path, record: Record, title: str) -> None:
     plan, before = rollout.plan, rollout.before
-    journal = Journal(out, rollout.description["hash"])
+    journal = Journal(out, rollout.description["hash"], rollout.config.states == "all")
+    if (branch := rollout.branch) is not None:
+        journal.adopt(Journal(branch.run, branch.plan), branch.window)
     begin, state = journal.resume()
     if begin:
         record.resumed_at.append(begin)

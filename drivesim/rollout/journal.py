@@ -1,7 +1,7 @@
 """The run folder of a rollout: who works in it, what is done, and where to go on.
 
     RUN/lock  scenario.yaml  config.yaml  plan.json  run.json  journal.jsonl  video.mp4
-        state/keyframes-000012.safetensors   what the stages must remember behind window 12; the newest two are kept
+        state/keyframes-000012.safetensors   what the stages must remember behind window 12
         segments/000012.mp4                  window 12's part of the video
 
 A journal line is written when its file is whole and on disk, and names the line before it by its hash. A window is
@@ -110,10 +110,11 @@ class Journal:
     Args:
         out: the run folder, claimed by this process.
         plan: the hash of the plan, to which the first line is chained.
+        keep_states: of all windows, for branches; else of the newest.
     """
 
-    def __init__(self, out: Path, plan: str):
-        self.out, self.plan = out, plan
+    def __init__(self, out: Path, plan: str, keep_states: bool = False):
+        self.out, self.plan, self.keep_states = out, plan, keep_states
         self.file = out / "journal.jsonl"
         self.lines = self._read()
 
@@ -141,7 +142,30 @@ class Journal:
         self._append("keyframes", window, state, hashlib.sha256(data).hexdigest())
         file = segment.file
         self._append("segment", window, file, sha256(file) if file else None, frames=[segment.first, segment.last])
-        self.state_file(window.n - KEPT_STATES).unlink(missing_ok=True)
+        if not self.keep_states:
+            self.state_file(window.n - KEPT_STATES).unlink(missing_ok=True)
+
+    def ends(self) -> list[int]:
+        """How many output frames there are once window n is done, for every window that is."""
+        done = self._verified("segment")
+        return [entry["frames"][1] for entry in self._entries("segment")[:done]]
+
+    def kept(self, n: int) -> bool:
+        """Whether the state behind window ``n`` is there, as it was written."""
+        return any(entry["n"] == n and self._state(entry) is not None for entry in self._entries("keyframes"))
+
+    def adopt(self, parent: "Journal", windows: int) -> None:
+        """Windows ``[0, windows)`` of ``parent`` and the state behind them, as if they had been made here."""
+        begin = self._verified("segment")
+        for entry in [json.loads(line) for line in parent.lines]:
+            if not begin <= entry["n"] < windows:
+                continue
+            file = entry["file"] and parent.out / entry["file"]
+            if file and (entry["stage"] == "segment" or entry["n"] == windows - 1):
+                own = self.out / entry["file"]
+                own.parent.mkdir(exist_ok=True)
+                write_atomic(own, file.read_bytes())
+            self._line({**entry, "previous": self._previous(self.lines)})
 
     def segment_file(self, n: int) -> Path:
         return self.out / "segments" / f"{n:06d}.mp4"
@@ -156,6 +180,9 @@ class Journal:
             "sha256": digest,
             "previous": self._previous(self.lines),
         }
+        self._line(entry)
+
+    def _line(self, entry: dict[str, Any]) -> None:
         line = json.dumps(entry)
         with open(self.file, "a", encoding="utf-8") as out:
             out.write(f"{line}\n")

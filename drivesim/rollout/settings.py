@@ -130,6 +130,8 @@ class RolloutConfig:
         context_noise: sigma, in whitened latents, of the noise added to what is given; the model is told it. Without it
             a rollout drifts after 20 to 30 windows (GameNGen, arXiv 2408.14837).
         sampler: of the key-frames; ``start``: of a generated start frame.
+        states: what windows leave to the next is kept, ``all`` of it, so that a branch may part anywhere, or the
+            ``newest`` two, which resuming needs.
         fill: what stands between the frames that models make, where there is no interpolation model for it.
     """
 
@@ -138,6 +140,7 @@ class RolloutConfig:
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     start: SamplerConfig = field(default_factory=SamplerConfig)
     guidance: GuidanceConfig = field(default_factory=GuidanceConfig)
+    states: Literal["all", "newest"] = "all"
     fill: FillMode = "blend"
     interpolation: InterpolationConfig = field(default_factory=InterpolationConfig)
     decode: DecodeConfig = field(default_factory=DecodeConfig)

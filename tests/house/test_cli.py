@@ -91,6 +91,9 @@ def test_generate(calls: list) -> None:
         "keep_opening": False,
         "dry_run": False,
         "export": "coco,csv",
+        "parent": None,
+        "at": None,
+        "edit": None,
     }
 
 
@@ -152,7 +155,7 @@ def test_the_jobs_take_what_the_command_gives() -> None:
     assert list(compare.parameters) == "a b out pairs seconds size fps seed conditioned".split()
     generate = inspect.signature(importlib.import_module("drivesim.jobs.generate").run)
     words = "scenario weights out opening minutes seeds size fps device resume settings precision"
-    assert set(generate.parameters) == set(f"{words} keep_opening dry_run export".split())
+    assert set(generate.parameters) == set(f"{words} keep_opening dry_run export parent at edit".split())
 
 
 @pytest.mark.parametrize(
