@@ -80,16 +80,33 @@ class Boxes:
 
     def at(self, time: Fraction) -> "Boxes":
         """Those of exactly that moment."""
-        rows = [row for row, each in enumerate(self.time) if each == time]
+        return self.rows([row for row, each in enumerate(self.time) if each == time])
+
+    def rows(self, which: Sequence[int]) -> "Boxes":
+        """The rows of these numbers, in their order."""
+        places = np.asarray(which, np.int64)
         return Boxes(
-            time=(time,) * len(rows),
-            track=self.track[rows],
-            cls=tuple(self.cls[row] for row in rows),
-            box=self.box[rows],
-            visibility=self.visibility[rows],
-            word=tuple(self.words[row] for row in rows),
-            ignore=self.ignored[rows],
+            time=tuple(self.time[row] for row in which),
+            track=self.track[places],
+            cls=tuple(self.cls[row] for row in which),
+            box=self.box[places],
+            visibility=self.visibility[places],
+            word=tuple(self.words[row] for row in which),
+            ignore=self.ignored[places],
         )
+
+
+def joined(*parts: Boxes) -> Boxes:
+    """The rows of all, one after another; at least one part is needed."""
+    return Boxes(
+        time=tuple(time for part in parts for time in part.time),
+        track=np.concatenate([part.track for part in parts]),
+        cls=tuple(cls for part in parts for cls in part.cls),
+        box=np.concatenate([part.box for part in parts]),
+        visibility=np.concatenate([part.visibility for part in parts]),
+        word=tuple(word for part in parts for word in part.words),
+        ignore=np.concatenate([part.ignored for part in parts]),
+    )
 
 
 EMPTY, IGNORED = -1, -2  # in the place of a class: no box here, and a region that was not labelled

@@ -6,17 +6,18 @@ indexed with its boxes (``sources``). Where boxes are unknown, there is no secon
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from drivesim.data import index
 from drivesim.data.annotations import Labelled
 from drivesim.errors import Mistake
-from drivesim.scene import Labels
+from drivesim.scene import Labels, joined
 from drivesim.weights import sha256, write_atomic
 
 VIDEO, FRAMES, BOXES = "video.mp4", "labels.parquet", index.BOXES
@@ -35,12 +36,12 @@ class Frames:
 
     Args:
         kinds: what each is: real, key, interpolated, blended, repeated.
-        labels: what the models were told.
+        labels: what the models were told, frame by frame.
     """
 
     kinds: Sequence[str]
     fps: Fraction
-    labels: Labels
+    labels: Sequence[Labels]
 
 
 def save(folder: Path, frames: Frames, labelled: Labelled | None) -> None:
@@ -58,8 +59,8 @@ def save(folder: Path, frames: Frames, labelled: Labelled | None) -> None:
         "time_num": [time.numerator for time in times],
         "time_den": [time.denominator for time in times],
         "kind": list(frames.kinds),
-        "night": [frames.labels.night] * len(times),
-        "cars": [frames.labels.cars] * len(times),
+        "night": [labels.night for labels in frames.labels],
+        "cars": [labels.cars for labels in frames.labels],
         "boxes": [count.get(time) for time in times],
     }
     if labelled is not None:
@@ -74,6 +75,28 @@ def _write(file: Path, table: pa.Table) -> None:
     out = pa.BufferOutputStream()
     pq.write_table(table, out)
     write_atomic(file, out.getvalue().to_pybytes())
+
+
+def with_past(frames: Frames, labelled: Labelled | None, parent: Path, count: int) -> tuple[Frames, Labelled | None]:
+    """What is known of a branch: of its first ``count`` frames what the tables of the video ``parent`` say, which they
+    are taken from."""
+    rows = pq.read_table(parent.with_name(FRAMES), columns=["night", "cars"]).slice(0, count).to_pylist()
+    labels = [Labels(row["night"], row["cars"]) for row in rows]
+    past = read(parent)
+    frames = replace(frames, labels=[*labels, *frames.labels[count:]])
+    if (known := labelled or past) is None:
+        return frames, None
+    sides = (past, lambda time: time < count / frames.fps), (labelled, lambda time: time >= count / frames.fps)
+    ids: dict[str, int] = {}
+    boxes, times = [], []
+    for side, own in sides:
+        if side is not None:
+            kept = side.boxes.rows([row for row, time in enumerate(side.boxes.time) if own(time)])
+            numbers = [ids.setdefault(side.id_of(int(track)), len(ids)) for track in kept.track]
+            boxes.append(replace(kept, track=np.array(numbers, np.int64)))
+            times += [time for time in side.times if own(time)]
+    named = {number: name for name, number in ids.items() if name != str(number)}
+    return frames, replace(known, boxes=joined(*boxes), times=tuple(times), ids=named)
 
 
 def is_segment(file: Path) -> bool:

@@ -26,7 +26,7 @@ from drivesim.jobs.preflight import Estimate, Law, Part, Room, check_disk, check
 from drivesim.models.autoencoder import Autoencoder
 from drivesim.rollout import memory
 from drivesim.rollout.tracks import from_labelled
-from drivesim.scene import KEYFRAME_FPS, Boxes, FrameBoxes, frame_boxes, to_model
+from drivesim.scene import KEYFRAME_FPS, Boxes, FrameBoxes, frame_boxes, joined, to_model
 
 MOST_BOXES = 64  # of a frame; where there are more, the smallest are left out
 TRIED = 1.0  # seconds of encoding that the preflight measures
@@ -119,15 +119,8 @@ def _with_ignored(boxes: Boxes, own: Boxes, times: list[Fraction]) -> Boxes:
         rows[own.time[row]].append(row)
     moments = list(rows)
     held = [(t, row) for t in times if moments for row in rows[moments[max(0, bisect(moments, t) - 1)]]]
-    which = [row for _, row in held]
-    return Boxes(
-        time=(*boxes.time, *(time for time, _ in held)),
-        track=np.concatenate([boxes.track, np.zeros(len(which), np.int64)]),
-        cls=(*boxes.cls, *(own.cls[row] for row in which)),
-        box=np.concatenate([boxes.box, own.box[which]]),
-        visibility=np.concatenate([boxes.visibility, np.full(len(which), np.nan)]),
-        ignore=np.concatenate([np.zeros(len(boxes), bool), np.ones(len(which), bool)]),
-    )
+    regions = own.rows([row for _, row in held])
+    return joined(boxes, replace(regions, time=tuple(time for time, _ in held)))
 
 
 def _estimate(

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from drivesim import config, yamlfile
+from drivesim.data import generated
 from drivesim.errors import Mistake, nearest
 from drivesim.rollout.journal import Journal
 from drivesim.rollout.scenario import Scenario, check
@@ -67,6 +68,8 @@ def part(run: Path, at: Fraction) -> Branch:
         seed, noise = fixed["seed"], fixed["noise"]
     except (OSError, ValueError, KeyError, TypeError):
         raise Mistake("is not a run of 'drivesim generate'", where=run, mend="--from names a run folder") from None
+    if not (run / generated.FRAMES).is_file():
+        raise Mistake("is not finished", where=run, mend="its own command with --resume goes on")
     if not 0 <= at < plan["total"] / fps:
         end = float(plan["total"] / fps)
         raise Mistake(f"the run has no second {float(at):g}", where="--at", mend=f"it lasts {end:g} s")

@@ -241,7 +241,7 @@ def _label(rollout: Rollout, out: Path, record: Record, export: Iterable[Format]
     """What every frame is, and its boxes where they are known: as tables, and in the formats of ``export``."""
     plan, size, told = rollout.plan, rollout.course.size, rollout.scenario.told
     front, real = len(rollout.before), 0 if rollout.known() is None else 1
-    labelled = labels.save(out, plan, rollout.filled, told, rollout.placed, size, front, real)
+    labelled = labels.save(out, plan, rollout.filled, told, rollout.placed, size, front, real, rollout.branch)
     if labelled is not None:
         record.facts["export"] = labels.export(labelled, out, plan, export)
 

@@ -7,6 +7,7 @@ from drivesim.data import generated
 from drivesim.data.annotations import Labelled, Remarks
 from drivesim.data.formats import Format
 from drivesim.data.video import Size
+from drivesim.rollout.branch import Branch
 from drivesim.rollout.placed import Placed
 from drivesim.rollout.plan import Plan
 from drivesim.scene import Labels
@@ -15,7 +16,15 @@ EXPORT = "export"
 
 
 def save(
-    out: Path, plan: Plan, filled: str, labels: Labels, placed: Placed | None, size: Size, front: int, real: int
+    out: Path,
+    plan: Plan,
+    filled: str,
+    labels: Labels,
+    placed: Placed | None,
+    size: Size,
+    front: int,
+    real: int,
+    branch: Branch | None = None,
 ) -> Labelled | None:
     """Writes the tables beside ``out/video.mp4``; returns its boxes, None where they are unknown.
 
@@ -24,6 +33,7 @@ def save(
         size: height and width of the video.
         front: real frames before the output's frame 0.
         real: frames of the output itself that are real, 0 or 1.
+        branch: whose past the video has, with what is known of it.
     """
     made = (plan.kind(n) for n in range(real, plan.total))
     kinds = ["real"] * (front + real) + [filled if kind == "filled" else kind for kind in made]
@@ -31,7 +41,10 @@ def save(
     if placed is not None:
         name = Path(generated.VIDEO).stem
         labelled = placed.labelled(name, len(kinds), front + real, front, plan.fps, size, labels)
-    generated.save(out, generated.Frames(kinds, plan.fps, labels), labelled)
+    frames = generated.Frames(kinds, plan.fps, [labels] * len(kinds))
+    if branch is not None:
+        frames, labelled = generated.with_past(frames, labelled, branch.run / generated.VIDEO, front + branch.frame)
+    generated.save(out, frames, labelled)
     return labelled
 
 

@@ -12,8 +12,6 @@ from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 
-import numpy as np
-
 from drivesim import config
 from drivesim.data import video
 from drivesim.data.annotations import Footage, Labelled, Remarks
@@ -21,7 +19,7 @@ from drivesim.data.formats import known
 from drivesim.errors import Mistake
 from drivesim.rollout.scenario import Opening, Scenario
 from drivesim.rollout.tracks import Track, Tracks, from_labelled
-from drivesim.scene import Boxes, Labels
+from drivesim.scene import Labels, joined
 
 NEVER_SEEN = "is never in the picture: outside of the frame, or not there between the start and the end"
 
@@ -58,7 +56,7 @@ class Placed:
         moments, shift = [(n - front) / fps for n in range(frames)], front / fps
         seen = [t for t in moments[:real] if self.own is not None and self.since <= t <= self.until]
         own, told = self._numbered()
-        boxes = _joined(own.at(seen), told.at(moments[real:]))
+        boxes = joined(own.at(seen), told.at(moments[real:]))
         boxes = replace(boxes, time=tuple(t + shift for t in boxes.time))
         times = tuple(t + shift for t in (*seen, *moments[real:]))
         return Labelled(name, boxes, size, times, told.ids, labels)
@@ -113,13 +111,3 @@ def _labelled(opening: Opening, size: video.Size, remarks: Remarks) -> Labelled:
     names = ", ".join(f"'{labelled.video}'" for labelled in read[:5]) or "no video"
     refused = "; ".join(remarks.lines()) if not read else ""
     raise Mistake(f"has no labels of '{clip.stem}'", where=place, mend=refused or f"it has those of {names}")
-
-
-def _joined(first: Boxes, then: Boxes) -> Boxes:
-    return Boxes(
-        first.time + then.time,
-        np.concatenate([first.track, then.track]),
-        first.cls + then.cls,
-        np.concatenate([first.box, then.box]),
-        np.concatenate([first.visibility, then.visibility]),
-    )

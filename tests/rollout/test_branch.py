@@ -6,9 +6,10 @@ from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
-from drivesim.data import video
+from drivesim.data import generated, video
 from drivesim.errors import Mistake
 from drivesim.jobs import generate, report
 from drivesim.rollout.branch import part
@@ -57,6 +58,29 @@ def test_one_past_two_futures(models, tmp_path: Path, capsys) -> None:
     assert f"parts from {run.resolve()}" in capsys.readouterr().out.replace("\n", "")
     page = report.run(tmp_path).read_text()
     assert f"run \u2192 {float(past.second):.2f} s \u2192 night" in page
+
+
+def test_the_labels_of_the_past_are_those_of_the_run(tmp_path: Path, monkeypatch) -> None:
+    """A track that the branch deletes was there before it parted; its night begins where it parts."""
+    monkeypatch.setattr(generate.stacks, "load", lambda *_: stack(boxed=lambda boxes, cells, condition: condition))
+    track = "{id: ahead, class: car, keys: [{t: 0, box: [0.4, 0.4, 0.6, 0.6]}, {t: 12, box: [0.3, 0.4, 0.5, 0.6]}]}"
+    (tmp_path / "s.yaml").write_text(f"seconds: 12\nfps: 15/8\nboxes: tracks\ntracks: [{track}]\n")
+    (run,) = generate.run(tmp_path / "s.yaml", Path("weights"), tmp_path / "run", settings=QUICK)
+    (tmp_path / "edit.yaml").write_text(f"{EDIT}edits: [{{op: delete, track: ahead}}]\n")
+    edit = tmp_path / "edit.yaml"
+    (branch,) = generate.run(None, Path("weights"), tmp_path / "b", parent=run, at=Fraction(7), edit=edit)
+    before, after = (generated.read(each / "video.mp4") for each in (run, branch))
+    assert before is not None and after is not None and before.times == after.times
+    second = part(run, Fraction(7)).second
+    past = [row for row, time in enumerate(before.boxes.time) if time < second]
+    assert np.array_equal(after.boxes.box, before.boxes.rows(past).box) and set(after.boxes.time) == {
+        before.boxes.time[row] for row in past
+    }
+    assert after.id_of(int(after.boxes.track[0])) == "ahead"
+    rows = pq.read_table(branch / "labels.parquet").to_pylist()
+    assert [row["night"] for row in rows] == [
+        None if n < part(run, Fraction(7)).frame else True for n in range(len(rows))
+    ]
 
 
 def test_a_branch_that_was_cut_off_goes_on(models, tmp_path: Path, monkeypatch) -> None:
