@@ -1,6 +1,7 @@
 """The preflight of ``generate``: every stage is called a few times, first on smaller frames, so that what would not fit
 is not tried."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from drivesim.errors import Mistake
 from drivesim.jobs.preflight import Estimate, Law, Part, Room, check_disk, check_memory, now
 from drivesim.rollout import memory
 from drivesim.rollout.engine import Rollout
+from drivesim.rollout.journal import KEPT_STATES
 from drivesim.rollout.probe import Probe, probes
 
 SHRUNK = (4, 2)  # sides of frames are divided by these at first
@@ -39,7 +41,7 @@ def foresee(rollouts: Sequence[Rollout], out: Path, room: Room) -> Estimate:
         peaks += found.peaks
         parts += [Part(name, sum(each[name] for each in calls), taken) for name, taken in found.seconds.items()]
     parts.sort(key=lambda part: -part.calls * part.seconds)
-    written = f"{frames} frames at about {BITS} bits a pixel, in segments and as a whole"
+    written = f"{frames} frames at about {BITS} bits a pixel, in segments and as a whole, and what windows leave"
     return Estimate("generate", tuple(parts), max(peaks, default=None), disk, written)
 
 
@@ -108,7 +110,18 @@ def _shapes(rollout: Rollout) -> tuple[object, ...]:
 
 def _disk(rollout: Rollout) -> int:
     height, width = rollout.course.size
-    return round(2 * rollout.plan.total * height * width * BITS / 8)
+    video = round(2 * rollout.plan.total * height * width * BITS / 8)
+    return video + _state(rollout) * (rollout.plan.count if rollout.config.states == "all" else KEPT_STATES)
+
+
+def _state(rollout: Rollout) -> int:
+    """Bytes that a window leaves to the next, at most: float32 latents, small frames and large ones that wait."""
+    chosen, stack = rollout.course, rollout.stack
+    cells, small, large = (math.prod(shape) for shape in (stack.latent_shape, (3, *stack.size), (3, *chosen.size)))
+    waiting = rollout.config.overlap * cells + (chosen.decoder.length * cells if chosen.decoder else 0)
+    if chosen.upsampler:
+        waiting += chosen.upsampler.length * small + chosen.upsampler.overlap * large
+    return 4 * waiting
 
 
 def _smaller(name: str, rollout: Rollout, share: float) -> str:

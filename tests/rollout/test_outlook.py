@@ -8,7 +8,7 @@ import pytest
 from drivesim.errors import Mistake
 from drivesim.jobs import generate, outlook
 from drivesim.jobs.preflight import MIB, Room
-from drivesim.rollout.engine import Rollout, prepare
+from drivesim.rollout.engine import Rollout, prepare, roll
 from drivesim.rollout.probe import Probe, probes
 from drivesim.rollout.scenario import Scenario
 from drivesim.rollout.settings import RolloutConfig
@@ -57,7 +57,15 @@ def test_calls_times_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
     assert estimate.peak == 148 * MIB
     height, width = one.course.size
     frames = one.plan.total + two.plan.total
-    assert estimate.disk == pytest.approx(frames * height * width * outlook.BITS / 4, abs=2)
+    states = sum(outlook._state(each) * each.plan.count for each in (one, two))
+    assert estimate.disk == pytest.approx(frames * height * width * outlook.BITS / 4 + states, abs=2)
+
+
+def test_what_a_window_leaves_is_at_most_what_is_foretold(tmp_path: Path) -> None:
+    made = rollout()
+    left = [file.stat().st_size for file in (roll(made, tmp_path / "run") / "state").iterdir()]
+    assert len(left) == made.plan.count
+    assert max(left) - 2000 < outlook._state(made) < 3 * max(left)  # a header says what the tensors are
 
 
 @pytest.mark.parametrize(
