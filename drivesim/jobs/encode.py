@@ -20,7 +20,7 @@ from drivesim import weights
 from drivesim.data import video
 from drivesim.data.annotations import Labelled
 from drivesim.data.index import Entry, Index, whole_folder
-from drivesim.data.latents import SHARD_BYTES, About, LatentCache, LatentWriter
+from drivesim.data.latents import BOX, SHARD_BYTES, About, LatentCache, LatentWriter
 from drivesim.errors import Mistake
 from drivesim.jobs.preflight import Estimate, Law, Part, Room, check_disk, check_memory
 from drivesim.models.autoencoder import Autoencoder
@@ -139,7 +139,7 @@ def _estimate(
     """
     fps, cell = Fraction(about.fps), 2 * math.prod(about.shape)  # bytes of a frame's float16 moments
     counts = [video.frames_in(Fraction(entry.seconds) - start, fps) for entry, start in sequences]
-    disk = sum(counts) * cell
+    disk = sum(counts) * (cell + about.boxes * BOX.itemsize)
     check_disk(disk, room, out, "name an --out on another disk, or ask for fewer --phases or a lower --fps")
     # what waits to be written: a shard and its parts, a sequence in float32 and its parts
     held, peaks = 2 * min(disk, SHARD_BYTES) + 4 * max(counts) * cell, dict[int, int]()

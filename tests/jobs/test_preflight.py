@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from drivesim import weights
+from drivesim.data.latents import BOX, LatentCache
 from drivesim.errors import Interrupted, Mistake
 from drivesim.jobs import encode, evaluate, index, preflight, rehearsal, train
 from drivesim.jobs.preflight import GIB, MIB, Estimate, Law, Part, Room, check_disk, check_memory, duration
@@ -270,7 +271,8 @@ def test_encode(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
     room["memory"] = None
     encode.run(world, file, tmp_path / "cache", FPS, SIZE)
     stored = sum(shard.stat().st_size for shard in (tmp_path / "cache").glob("*.npy"))
-    assert stored == pytest.approx(170 * 2 * 8 * 8 * 16, rel=0.05)
+    boxes = LatentCache.open(tmp_path / "cache").about.boxes
+    assert boxes and stored == pytest.approx(170 * (2 * 8 * 8 * 16 + boxes * BOX.itemsize), rel=0.05)
 
 
 def test_evaluate(
