@@ -251,7 +251,7 @@ def _index_options(parser: Parser) -> None:
     parser.add_argument("--recipe", type=Path, metavar="FILE", help="layout, split, labels and licence of the source")
     parser.add_argument("--labels", type=Path, metavar="PLACE", help="label file or folder: boxes by the clips' names")
     parser.add_argument(
-        "--format", metavar="F", help="of the labels: bdd100k, kitti, cvat, mot, ... (default: by a look)"
+        "--format", metavar="F", help="of the labels: bdd100k, kitti, cvat, coco, ... (default: by a look)"
     )
     parser.add_argument("--seed", type=seed, default=0, metavar="S", help="of a rendered source (default 0)")
     _out(parser, "runs/index")
@@ -333,7 +333,7 @@ def _generate_options(parser: Parser) -> None:
         "--export", metavar="F[,F]", help="label formats of the boxes: all (default), none, or some: bdd100k,coco"
     )
     parser.add_argument("--from", dest="parent", type=Path, metavar="RUN", help="another future of a run, from --at on")
-    parser.add_argument("--at", type=Fraction, metavar="SECOND", help="where a branch parts from its run")
+    parser.add_argument("--at", type=seconds, metavar="SECOND", help="where a branch parts from its run")
     parser.add_argument("--edit", type=Path, metavar="FILE", help="what the branch changes: boxes, edits, labels, ...")
     parser.add_argument("--resume", action="store_true", help="go on where an interrupted run in --out stopped")
     parser.add_argument("--precision", choices=("32", "bf16"), default="bf16", help="of the networks (default bf16)")

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
@@ -77,9 +77,9 @@ def build(cls: type[T], values: dict[str, Any], where: object = None) -> T:
     Raises:
         Mistake: an unknown key, a value that does not fit; it names the field.
     """
-    text = json.dumps([_completed(cls, values)], default=str)  # a date is text
+    text, kind = json.dumps([_completed(cls, values)], default=str), cast(Any, cls)  # a date is text
     try:
-        return schema.adapter(cls).validate_json(text)[0]  # type: ignore[arg-type]  # mypy: a type is hashable
+        return cast(T, schema.adapter(kind).validate_json(text)[0])
     except Mistake as mistake:  # of the dataclass itself, which knows its fields
         mistake.where = where if mistake.where is None else mistake.where
         raise

@@ -69,7 +69,8 @@ def run(
     if not fast:
         raise Mistake(f"no clip has {fps} frames a second or more", where=index, mend="ask for a lower --fps")
 
-    places = min(MOST_BOXES, max((_fullest(opened.boxes(entry.clip_id)) for entry in fast), default=0))
+    fullest = max(_fullest(opened.boxes(entry.clip_id)) for entry in fast)
+    places = min(MOST_BOXES, fullest)
     about = About(opened.digest, weights.sha256(file), size, str(fps), phases, precision, shape, places)
 
     def encoded(entry: Entry, start: Fraction, most: int = batch) -> Iterator[np.ndarray]:
@@ -93,6 +94,8 @@ def run(
     frames = sum(sequence.frames for sequence in cache.sequences)
     say = Console(highlight=False).print
     say(f"{out}: {frames} frames in {len(cache.sequences)} sequences, moments {shape}")
+    if fullest > places:
+        say(f"of frames with more than {places} boxes, up to {fullest}, the smallest boxes are left out")
     if len(fast) < len(opened.entries):
         say(f"{len(opened.entries) - len(fast)} clips left out: fewer than {fps} frames a second")
     return Path(out)

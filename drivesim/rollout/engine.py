@@ -163,7 +163,7 @@ def roll(
     title: str = "rollout",
     export: Iterable[Format] = known.WRITTEN,
 ) -> Path:
-    """Makes ``out/video.mp4``, window by window; memory and temporary disk do not grow with its length. Then its boxes,
+    """Makes ``out/video.mp4``, window by window; memory does not grow with its length. Then its boxes,
     where they are known, are written, also in the formats of ``export``: they are held in memory at once.
 
     Raises:
@@ -216,6 +216,8 @@ def _run(rollout: Rollout, out: Path, record: Record, title: str) -> None:
     if (branch := rollout.branch) is not None:
         journal.adopt(Journal(branch.run, branch.plan), branch.window)
     begin, state = journal.resume()
+    if branch is not None and begin < branch.window:
+        raise Mistake("is no longer what it was when this branch was planned", where=branch.run, mend=f"remove {out}")
     if begin:
         record.resumed_at.append(begin)
     video_file, front = out / "video.mp4", out / "segments" / "opening.mp4"

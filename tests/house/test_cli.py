@@ -169,6 +169,7 @@ def test_the_jobs_take_what_the_command_gives() -> None:
         ("train image a.yaml b.yaml", "unexpected argument 'b.yaml'"),
         ("train image --seed x", "'x' is not a seed"),
         ("generate", "--weights is required"),
+        ("generate --weights w --from run --at 1/0", "'1/0' is not a length in seconds"),
         ("generate --weigths w", "did you mean '--weights'?"),
         ("generate --weights w --fps 15/0", "is not a frame rate"),
         ("generate --weights w --size 64", "HEIGHTxWIDTH"),

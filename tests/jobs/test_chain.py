@@ -7,6 +7,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import pytest
+import torch
 
 from drivesim import weights
 from drivesim.data import video
@@ -146,6 +147,22 @@ def test_models_that_are_told_boxes(chain: Chain, tmp_path: Path) -> None:
     assert {run.name for run in runs if (run / "export" / "kitti").exists()} == {"none", "tracks"}
     with pytest.raises(Mistake, match="these weights take no boxes"):
         generate.run(scenarios / "none.yaml", chain.keyframes.parent, tmp_path / "refused")
+
+
+def test_of_too_many_boxes_the_smallest_are_left_out_and_it_is_said(
+    chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole, most = LatentCache.open(chain.out / "cache"), 1
+    assert whole.about.boxes > most
+    monkeypatch.setattr(encode, "MOST_BOXES", most)
+    capsys.readouterr()
+    encode.run(chain.out / "world", chain.autoencoder, tmp_path / "few", FPS, SIZE)
+    assert f"more than 1 boxes, up to {whole.about.boxes}" in " ".join(capsys.readouterr().out.split())
+    few = LatentCache.open(tmp_path / "few")
+    for sequence in few.sequences:
+        kept, held = (cache.boxes(sequence, 0, sequence.frames) for cache in (few, whole))
+        area = (held["boxes"][..., 2:] - held["boxes"][..., :2]).prod(-1) * (held["box_class"] >= 0)
+        assert torch.equal((kept["boxes"][..., 2:] - kept["boxes"][..., :2]).prod(-1)[:, 0], area.amax(1))
 
 
 def test_a_model_of_boxes_needs_boxes(chain: Chain, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 from drivesim.data import generated, video
 from drivesim.errors import Mistake
 from drivesim.jobs import generate, report
-from drivesim.rollout.branch import part
+from drivesim.rollout.branch import Branch, part
 from drivesim.rollout.journal import Journal
 from drivesim.rollout.stages import Segment
 
@@ -137,6 +137,23 @@ def test_mistakes_write_nothing(tmp_path: Path, monkeypatch, at, edit, options, 
     assert not (tmp_path / "out").exists()
     with pytest.raises(Mistake, match="is not a run"):
         part(tmp_path, Fraction(1))
+
+
+def test_a_past_that_changes_under_way_is_refused(tmp_path: Path, monkeypatch) -> None:
+    """Between planning and making, a segment of the run is damaged: no branch with another past comes of it."""
+    monkeypatch.setattr(generate.stacks, "load", lambda weights, device, precision: stack())
+    (run,) = generate.run(None, Path("weights"), tmp_path / "run", minutes=0.2, settings=QUICK)
+    plan = generate.part
+
+    def damaged(parent: Path, at: Fraction) -> Branch:
+        branch = plan(parent, at)
+        (parent / "segments" / "000000.mp4").write_bytes(b"other")
+        return branch
+
+    monkeypatch.setattr(generate, "part", damaged)
+    with pytest.raises(Mistake, match="no longer what it was"):
+        generate.run(None, Path("weights"), tmp_path / "b", parent=run, at=Fraction(7), seeds=[3])
+    assert not (tmp_path / "b" / "video.mp4").exists()
 
 
 def test_a_run_that_kept_no_states(tmp_path: Path, monkeypatch) -> None:
