@@ -110,6 +110,7 @@ def joined(*parts: Boxes) -> Boxes:
 
 
 EMPTY, IGNORED = -1, -2  # in the place of a class: no box here, and a region that was not labelled
+MOST_BOXES = 64  # of a frame; where there are more, the smallest are left out
 BATCHED = ("boxes", "box_class", "box_track", "box_known")  # the fields of ``FrameBoxes`` as batches call them
 
 

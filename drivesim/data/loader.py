@@ -3,7 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,11 @@ from drivesim.data import video
 from drivesim.data.index import Entry, Index
 from drivesim.data.order import Batches, Order
 from drivesim.errors import Mistake
-from drivesim.scene import to_model
+from drivesim.scene import BATCHED, MOST_BOXES, Boxes, frame_boxes, to_model
 
 START_STEPS = 1 << 20  # the drawn start falls on a grid of exact fractions
 Item = dict[str, Tensor]
+NONE = Boxes((), np.empty(0, np.int64), (), np.empty((0, 4)), np.empty(0))
 
 
 @dataclass(frozen=True)
@@ -61,8 +62,10 @@ class Clips(Dataset[Item]):
         order: Order,
         keep: int,
         crop: video.Size | None = None,
+        boxes: Index | None = None,
     ):
         self.held, self.frames, self.fps, self.size, self.order, self.crop = held, frames, fps, size, order, crop
+        self.boxes = boxes
         self._keep = _that_fit([window.entry for window in held], size, keep)
         self._kept: dict[str, video.Recording] = {}
 
@@ -80,8 +83,20 @@ class Clips(Dataset[Item]):
         start = window.first + window.slack * Fraction(step, START_STEPS)
         return {
             "video": to_model(self._cropped(self._read(window.entry, start), sample)),
+            **(self._boxes(window.entry, start) if self.boxes else {}),
             **labels(window.entry.night, window.entry.cars, sample),
         }
+
+    def _boxes(self, entry: Entry, start: Fraction) -> Item:
+        """Those of the very frames that are shown; a clip without labels has none."""
+        assert self.boxes is not None
+        due = [start + n / self.fps + video.GRACE for n in range(self.frames)]
+        times = [math.floor(time * entry.fps) / entry.fps for time in due]
+        own = self.boxes.boxes(entry.clip_id) or NONE
+        own = replace(own, box=video.fit_boxes(own.box, (entry.height, entry.width), self.size))
+        told = frame_boxes(own, times, MOST_BOXES)
+        fields = (told.box, told.cls, told.track, told.known)
+        return {name: field[0] for name, field in zip(BATCHED, fields, strict=True)}
 
     def _cropped(self, frames: np.ndarray, sample: int) -> np.ndarray:
         """The same part of all frames ``T H W 3``, before they become floats, which take four times the memory."""
@@ -166,6 +181,8 @@ class ClipData(Ordered):
             anywhere in ``size``.
         enlarge: False leaves out clips whose frames would have to be enlarged: there is no fine detail in them.
 
+        boxes: True adds the fields of ``FrameBoxes``; not together with ``crop``.
+
     ``digest`` names the data.
 
     Raises:
@@ -187,6 +204,7 @@ class ClipData(Ordered):
         keep: int = 1 << 30,
         crop: tuple[int, int] | None = None,
         enlarge: bool = True,
+        boxes: bool = False,
     ):
         super().__init__(batch, steps, start_step, workers)
         opened = Index.open(index)
@@ -194,7 +212,7 @@ class ClipData(Ordered):
         self.crop = None if crop is None else (crop[0], crop[1])
         if crop is not None and (min(crop) < 1 or crop[0] > size[0] or crop[1] > size[1]):
             raise Mistake(f"{crop[0]}x{crop[1]} is no part of {size[0]}x{size[1]}", where="crop")
-        self.enlarge = enlarge
+        self.enlarge, self.boxes = enlarge, opened if boxes else None
         self.keep, self.digest = keep // max(1, workers), opened.digest
         self.left_out = Counter()
         self._train = self._windows(opened.split("train"))
@@ -222,7 +240,7 @@ class ClipData(Ordered):
 
     def training(self) -> Clips:
         order = Order(self.seed, len(self._train))
-        return Clips(self._train, self.frames, self.fps, self.size, order, self.keep, self.crop)
+        return Clips(self._train, self.frames, self.fps, self.size, order, self.keep, self.crop, self.boxes)
 
 
 def _told(left_out: dict[str, int]) -> str:

@@ -26,9 +26,8 @@ from drivesim.jobs.preflight import Estimate, Law, Part, Room, check_disk, check
 from drivesim.models.autoencoder import Autoencoder
 from drivesim.rollout import memory
 from drivesim.rollout.tracks import from_labelled
-from drivesim.scene import KEYFRAME_FPS, Boxes, FrameBoxes, frame_boxes, joined, to_model
+from drivesim.scene import KEYFRAME_FPS, MOST_BOXES, Boxes, FrameBoxes, frame_boxes, joined, to_model
 
-MOST_BOXES = 64  # of a frame; where there are more, the smallest are left out
 TRIED = 1.0  # seconds of encoding that the preflight measures
 
 

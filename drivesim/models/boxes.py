@@ -53,6 +53,14 @@ def planes(boxes: FrameBoxes, height: int, width: int) -> Tensor:
     return torch.cat([torch.stack([*classes, upright.amax(2), level.amax(2)], 2), of_nearest, known[:, :, None]], 2)
 
 
+def coverage(boxes: FrameBoxes, height: int, width: int) -> Tensor:
+    """``B T 1 h w``: the largest share of each cell that one agent's box covers; 0 where nothing is known."""
+    x0, y0, x1, y1 = ((side * n)[..., None] for side, n in zip(boxes.box.unbind(-1), (width, height) * 2, strict=True))
+    columns, rows = (torch.arange(n, device=boxes.box.device, dtype=boxes.box.dtype) for n in (width, height))
+    there = boxes.known[..., None] & (boxes.cls >= 0)
+    return (_product(_share(y0, y1, rows), _share(x0, x1, columns)) * there[..., None, None]).amax(2, keepdim=True)
+
+
 def _share(low: Tensor, high: Tensor, cells: Tensor) -> Tensor:
     """``... n``: how much of each cell lies between ``low`` and ``high``, ``... 1`` in cells."""
     return (torch.minimum(high, cells + 1) - torch.maximum(low, cells)).clamp(0, 1)

@@ -13,9 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from drivesim.models.autoencoder import Autoencoder, AutoencoderConfig, kl, split_moments
+from drivesim.models.boxes import coverage
 from drivesim.models.discriminator import PatchDiscriminator, adversarial_weight, hinge
 from drivesim.randomness import normal
-from drivesim.scene import to_pixels
+from drivesim.scene import FrameBoxes, to_pixels
 from drivesim.training.loop import LoopConfig, Stage
 
 Perceptual = Callable[[Tensor, Tensor], Tensor]
@@ -43,9 +44,11 @@ class ReconstructionLoss:
 class AutoencoderLoss(ReconstructionLoss):
     """Args:
     kl: of the divergence, in nats an element. A model with a codebook has the codebook's loss instead, weight 1.
+    boxes: how much more L1 and gradients count inside of boxes: agents of few cells are blurred away else.
     """
 
     kl: float = 1e-3
+    boxes: float = 0.0
 
 
 class ReconstructionStage(Stage, ABC):
@@ -91,10 +94,10 @@ class ReconstructionStage(Stage, ABC):
             optimisers.append(self.optimiser(self.discriminator.parameters()))
         return optimisers
 
-    def _learn(self, x: Tensor, y: Tensor, beside: Tensor | float = 0.0) -> None:
+    def _learn(self, x: Tensor, y: Tensor, beside: Tensor | float = 0.0, weight: Tensor | None = None) -> None:
         """One step of each optimiser, by the reconstruction ``y`` of ``x``, both ``... 3 H W``, as the discriminator
-        takes them; ``beside`` is added to the loss."""
-        nll = self._nll(x.flatten(0, -4), y.flatten(0, -4))
+        takes them; ``beside`` is added to the loss, ``weight`` (``n 1 H W``) is that of each pixel."""
+        nll = self._nll(x.flatten(0, -4), y.flatten(0, -4), weight)
         loss = nll + beside
         adversary = self.discriminator if self.steps_done >= self.weights.adversarial_from else None
         if adversary is not None:
@@ -106,11 +109,11 @@ class ReconstructionStage(Stage, ABC):
         psnr = -10 * torch.log10(F.mse_loss(y.detach().clamp(-1, 1), x) / 4)
         self.log_dict({"loss": loss.detach(), "psnr": psnr})
 
-    def _nll(self, x: Tensor, y: Tensor) -> Tensor:
+    def _nll(self, x: Tensor, y: Tensor, weight: Tensor | None) -> Tensor:
         """Of frames ``n 3 H W``."""
-        nll = F.l1_loss(y, x)
+        nll = F.l1_loss(y, x) if weight is None else ((y - x).abs() * weight).mean()
         if self.weights.gradient:
-            nll = nll + self.weights.gradient * gradient_loss(x, y)
+            nll = nll + self.weights.gradient * gradient_loss(x, y, weight)
         if self.perceptual is not None and self.weights.perceptual:
             nll = nll + self.weights.perceptual * self.perceptual(y, x)
         return nll
@@ -152,8 +155,15 @@ class AutoencoderStage(ReconstructionStage):
         moments = self.model.encode(x)
         mean, deviation = split_moments(moments)
         y = self.model.decode(mean + deviation * noise).float()
-        self._learn(x, y, self.weights.kl * kl(moments) if kind == "kl" else self.model.codebook_loss(mean))
+        beside = self.weights.kl * kl(moments) if kind == "kl" else self.model.codebook_loss(mean)
+        self._learn(x, y, beside, self._weight(batch, x))
         self.shown = x[:4].detach()
+
+    def _weight(self, batch: dict[str, Tensor], x: Tensor) -> Tensor | None:
+        """``n 1 H W``: 1, and ``weights.boxes`` more inside of boxes."""
+        if (boxes := FrameBoxes.of(batch)) is None:
+            return None
+        return 1 + self.weights.boxes * coverage(boxes, x.shape[-2], x.shape[-1]).flatten(0, 1)
 
     def _noise(self, samples: Tensor, x: Tensor) -> Tensor:
         f, channels = self.model.config.f, self.model.config.latent
@@ -169,13 +179,14 @@ class AutoencoderStage(ReconstructionStage):
         return np.stack([to_pixels(self.shown), to_pixels(self.model.decode(mean))])
 
 
-def gradient_loss(x: Tensor, y: Tensor) -> Tensor:
-    """L1 between the image gradients of ``n 3 H W`` at full, half and quarter size."""
+def gradient_loss(x: Tensor, y: Tensor, weight: Tensor | None = None) -> Tensor:
+    """L1 between the image gradients of ``n 3 H W`` at full, half and quarter size, by ``weight`` (``n 1 H W``)."""
     total = x.new_zeros(())
-    difference = y - x
+    difference, weight = y - x, torch.ones_like(x[:, :1]) if weight is None else weight
     for _ in range(3):
-        total = total + difference.diff(dim=-1).abs().mean() + difference.diff(dim=-2).abs().mean()
-        difference = F.avg_pool2d(difference, 2)
+        across, down = difference.diff(dim=-1).abs(), difference.diff(dim=-2).abs()
+        total = total + (across * weight[..., 1:]).mean() + (down * weight[..., 1:, :]).mean()
+        difference, weight = F.avg_pool2d(difference, 2), F.avg_pool2d(weight, 2)
     return total / 3
 
 

@@ -15,6 +15,7 @@ from drivesim.diffusion.precondition import Denoiser
 from drivesim.diffusion.samplers import ddim
 from drivesim.errors import Mistake
 from drivesim.models.autoencoder import Autoencoder, split_moments
+from drivesim.models.boxes import coverage
 from drivesim.models.conditions import UNKNOWN
 from drivesim.models.temporal import TemporalConfig, TemporalLayers
 from drivesim.models.video import ImageModel, VideoUNet
@@ -76,12 +77,13 @@ class ImageStage(Stage):
         loop: LoopConfig,
         label_drop: float = 0.1,
         box_drop: float = 0.1,
+        box_weight: float = 0.0,
     ):
         super().__init__(loop)
         self.image = image
         self.schedule = Schedule(schedule)
         self.objective = DiffusionLoss(self.schedule, loss)
-        self.label_drop, self.box_drop = label_drop, box_drop
+        self.label_drop, self.box_drop, self.box_weight = label_drop, box_drop, box_weight
         self.__dict__["latents"] = latents  # not a submodule: the frozen decoder stays out of checkpoints and of EMA
         self.shown: dict[str, Tensor] | None = None
 
@@ -97,7 +99,7 @@ class ImageStage(Stage):
         z = self._clean(batch)
         noise, u = self._noise(z, samples), self._uniform("level", samples).to(z)
         condition, predicted = self._condition(batch, z, samples)
-        per_sample = self.objective(self.network, z, noise, u, condition, predicted)
+        per_sample = self.objective(self.network, z, noise, u, condition, predicted, self._weight(batch, z))
         loss = per_sample.mean()
         self.log("loss", loss.detach())
         self.shown = {k: v[:2] for k, v in batch.items()}
@@ -120,6 +122,12 @@ class ImageStage(Stage):
         if samples is not None:
             boxes = boxes.where(self._uniform("box drop", samples) >= self.box_drop)
         return self.image.told(boxes, (z.shape[-2], z.shape[-1]), condition)
+
+    def _weight(self, batch: dict[str, Tensor], z: Tensor) -> Tensor | None:
+        """``B T 1 h w``: 1, and ``box_weight`` more where agents are: they are few, small, and what is looked at."""
+        if not self.box_weight or (boxes := FrameBoxes.of(batch)) is None:
+            return None
+        return 1 + self.box_weight * coverage(boxes, z.shape[-2], z.shape[-1])
 
     def _tokens(self, batch: dict[str, Tensor], samples: list[int] | None) -> Tensor | None:
         """Tokens of the labels; with ``samples``, dropped for a share of them [E.1]."""
@@ -179,8 +187,9 @@ class TemporalStage(ImageStage, ABC):
         loop: LoopConfig,
         label_drop: float = 0.1,
         box_drop: float = 0.1,
+        box_weight: float = 0.0,
     ):
-        super().__init__(image, latents, schedule, loss, loop, label_drop, box_drop)
+        super().__init__(image, latents, schedule, loss, loop, label_drop, box_drop, box_weight)
         self.image.requires_grad_(False)
         self.temporal = TemporalLayers(temporal, image.unet)
         self.noise = noise
@@ -241,8 +250,11 @@ class KeyframeStage(TemporalStage):
         loop: LoopConfig,
         label_drop: float = 0.1,
         box_drop: float = 0.1,
+        box_weight: float = 0.0,
     ):
-        super().__init__(image, latents, temporal, context.noise, schedule, loss, loop, label_drop, box_drop)
+        super().__init__(
+            image, latents, temporal, context.noise, schedule, loss, loop, label_drop, box_drop, box_weight
+        )
         self.context = context
 
     def _given(self, t: int, samples: list[int] | None) -> Tensor:

@@ -50,8 +50,9 @@ class InterpolationStage(TemporalStage):
         loop: LoopConfig,
         label_drop: float = 0.1,
         box_drop: float = 0.1,
+        box_weight: float = 0.0,
     ):
-        super().__init__(image, latents, temporal, ends.noise, schedule, loss, loop, label_drop, box_drop)
+        super().__init__(image, latents, temporal, ends.noise, schedule, loss, loop, label_drop, box_drop, box_weight)
         self.ends = ends
 
     def _given(self, t: int, samples: list[int] | None) -> Tensor:

@@ -50,7 +50,7 @@ def build_autoencoder(settings: AutoencoderRun, begin: int) -> Built:
     def clips(start: int, steps: int) -> ClipData:
         return ClipData(
             index, frames=1, fps=rate_of(settings.fps), size=settings.size, batch=loop.batch,
-            steps=steps, start_step=start, seed=loop.seed, workers=loop.workers,
+            steps=steps, start_step=start, seed=loop.seed, workers=loop.workers, boxes=settings.loss.boxes > 0,
         )  # fmt: skip
 
     data = clips(begin, loop.steps)

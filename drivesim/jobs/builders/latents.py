@@ -27,12 +27,15 @@ class ImageRun:
     """Args:
     cache: folder that ``drivesim encode`` wrote.
     autoencoder: the weights that it was encoded with.
+    label_drop, box_drop: how often the labels, and the boxes, are unknown to a sample.
+    box_weight: how much more the loss counts where agents are.
     """
 
     cache: str = ""
     autoencoder: str = ""
     label_drop: float = 0.1
     box_drop: float = 0.1
+    box_weight: float = 0.0
     model: UNetConfig = field(default_factory=UNetConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     loss: LossConfig = field(default_factory=LossConfig)
@@ -50,6 +53,7 @@ class KeyframesRun:
     image: str = ""
     label_drop: float = 0.1
     box_drop: float = 0.1
+    box_weight: float = 0.0
     temporal: TemporalConfig = field(default_factory=TemporalConfig)
     context: ContextConfig = field(default_factory=ContextConfig)
     loss: LossConfig = field(default_factory=LossConfig)
@@ -67,6 +71,7 @@ class InterpolationRun:
     image: str = ""
     label_drop: float = 0.1
     box_drop: float = 0.1
+    box_weight: float = 0.0
     temporal: TemporalConfig = field(default_factory=lambda: TemporalConfig(FRAMES, cross=512, told=("rate",)))
     ends: EndsConfig = field(default_factory=EndsConfig)
     loss: LossConfig = field(default_factory=LossConfig)
@@ -91,7 +96,7 @@ def build_image(settings: ImageRun, begin: int) -> Built:
     image = ImageModel(settings.model)
     stage = ImageStage(
         image, latents_of(autoencoder), settings.schedule, settings.loss, settings.loop, settings.label_drop,
-        settings.box_drop,
+        settings.box_drop, settings.box_weight,
     )  # fmt: skip
     check_boxes(image, cache)
 
@@ -120,6 +125,7 @@ def build_keyframes(settings: KeyframesRun, begin: int) -> Built:
     stage = KeyframeStage(
         backbone.image, latents_of(backbone.autoencoder), settings.temporal, settings.context, backbone.schedule,
         settings.loss, settings.loop, settings.label_drop, settings.box_drop,
+        settings.box_weight,
     )  # fmt: skip
     check_boxes(backbone.image, cache)
     return backbone.built("keyframes", stage, settings.loss, cache, data, cache.fps)
@@ -131,6 +137,7 @@ def build_interpolation(settings: InterpolationRun, begin: int) -> Built:
     stage = InterpolationStage(
         backbone.image, latents_of(backbone.autoencoder), settings.temporal, settings.ends, backbone.schedule,
         settings.loss, settings.loop, settings.label_drop, settings.box_drop,
+        settings.box_weight,
     )  # fmt: skip
     check_boxes(backbone.image, cache)
     return backbone.built("interpolation", stage, settings.loss, cache, data, max(settings.rates))
