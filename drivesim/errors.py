@@ -10,6 +10,11 @@ EXIT_MISTAKE = 2
 EXIT_INTERRUPTED = 75
 
 
+def printable(text: object) -> str:
+    """``text`` on one line, its control characters as escapes: a file's name must not steer the terminal."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
+
+
 class Mistake(Exception):
     """Something that the user can mend; the command ends with status 2.
 
@@ -26,12 +31,19 @@ class Mistake(Exception):
         super().__init__(what)
 
     def __str__(self) -> str:
-        head = ": ".join(str(part) for part in (self.where, self.field, self.what) if part is not None)
-        return f"{head}\n  {self.mend}" if self.mend else head
+        head = ": ".join(printable(part) for part in (self.where, self.field, self.what) if part is not None)
+        return f"{head}\n  {printable(self.mend)}" if self.mend else head
 
 
 class Interrupted(Exception):
     """The run was asked to stop and can be resumed; the command ends with status 75."""
+
+
+def out_of_memory(problem: BaseException) -> bool:
+    """Whether an error says that memory could not be had: Python's, torch's on a device, or torch's on the CPU, which
+    is a RuntimeError like many others."""
+    told = type(problem).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(problem)
+    return isinstance(problem, MemoryError) or told
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

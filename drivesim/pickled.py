@@ -28,6 +28,7 @@ def read(file: str | Path) -> dict[str, Tensor]:
     if not file.is_file():
         raise Mistake("no such weight file", where=file)
     try:
+        _refuse_bomb(file)
         if _is_archive(file):
             content = _archive(file)
         else:  # mapped where it can be, so that gigabytes are not held twice
@@ -43,6 +44,13 @@ def read(file: str | Path) -> dict[str, Tensor]:
     return dict(_named(content, ""))
 
 
+def _refuse_bomb(file: Path) -> None:
+    if zipfile.is_zipfile(file):
+        with zipfile.ZipFile(file) as opened:
+            if sum(entry.file_size for entry in opened.infolist()) > 2 * file.stat().st_size:
+                raise Mistake("unpacks to more than twice its size, which weights never do", where=file)
+
+
 def _is_archive(file: Path) -> bool:
     if not zipfile.is_zipfile(file):
         return False
@@ -55,8 +63,6 @@ def _archive(file: Path) -> Any:
     copy = BytesIO()
     with zipfile.ZipFile(file) as opened, zipfile.ZipFile(copy, "w") as kept:
         records = [entry for entry in opened.infolist() if _is_data(entry.filename)]
-        if sum(entry.file_size for entry in records) > 2 * file.stat().st_size:
-            raise Mistake("unpacks to more than twice its size, which weights never do", where=file)
         for entry in records:
             kept.writestr(entry.filename, opened.read(entry))
         pickle = next(opened.read(entry) for entry in records if entry.filename.endswith("/data.pkl"))

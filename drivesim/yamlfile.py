@@ -12,6 +12,8 @@ import yaml
 
 from drivesim.errors import Mistake
 
+LARGEST = 16 << 20  # bytes of a file
+MOST = 1_000_000  # values of a file, those that aliases stand for counted wherever they stand
 EXPONENT = re.compile(r"[-+]?\d[\d_]*(\.\d*)?[eE][-+]?\d+$")
 
 
@@ -51,6 +53,8 @@ def read(file: str | Path) -> dict[str, Any]:
         Mistake: no such file, not text, not YAML, a key given twice, a value that holds itself, not a mapping.
     """
     try:
+        if Path(file).is_file() and Path(file).stat().st_size > LARGEST:
+            raise Mistake(f"is larger than {LARGEST >> 20} MiB, which no settings are", where=file)
         content = _content(Path(file).read_text(encoding="utf-8"), file)
     except FileNotFoundError:
         raise Mistake("no such file", where=file, mend="see configs/ for those that exist") from None
@@ -69,11 +73,24 @@ def read(file: str | Path) -> dict[str, Any]:
 
 def _content(text: str, file: str | Path | None) -> Any:
     loader = _Loader(text)
-    root = loader.get_single_node()
-    if root is None:
-        return None
-    _check(root, file, "", {})
-    return loader.construct_document(root)
+    try:
+        root = loader.get_single_node()
+        if root is None:
+            return None
+        _check(root, file, "", {})
+        if _size(root, {}) > MOST:
+            what = f"its aliases stand for more than {MOST} values"
+            raise Mistake(what, where=file or "command line", mend="write out what is meant")
+        return loader.construct_document(root)
+    except RecursionError:
+        raise Mistake("is nested too deeply", where=file or "command line") from None
+
+
+def _size(node: yaml.Node, known: dict[int, int]) -> int:
+    """How many values ``node`` is once every alias is replaced by what it stands for; ``known`` by node."""
+    if id(node) not in known:
+        known[id(node)] = 1 + sum(_size(inner, known) for _, _, inner in _inside(node))
+    return known[id(node)]
 
 
 def line_of(file: str | Path, field: str) -> int | None:

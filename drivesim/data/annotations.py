@@ -14,6 +14,7 @@ from fractions import Fraction
 import numpy as np
 
 from drivesim.data.classes import class_of
+from drivesim.errors import printable
 from drivesim.scene import Boxes, Labels
 
 EXAMPLES = 5  # places that are named of each reason
@@ -74,7 +75,7 @@ class Remarks:
 
     def lines(self) -> list[str]:
         """A line a reason: the count, the reason, and a place."""
-        return [f"{n} x {reason}, first {self.examples[reason][0]}" for reason, n in self.count.items()]
+        return [printable(f"{n} x {reason}, first {self.examples[reason][0]}") for reason, n in self.count.items()]
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 from av.video.reformatter import Colorspace, VideoReformatter
 
-from drivesim.data.opening import opened, own_rate, refuse_name, refuse_picture
+from drivesim.data.opening import content, opened, own_rate, picture_size, refuse_large, refuse_name, refuse_picture
 from drivesim.errors import Mistake
 
 IMAGES = (".png", ".jpg", ".jpeg")
@@ -182,6 +182,16 @@ def image_folder(folder: str | Path) -> list[Path]:
     return [file for _, _, file in sorted(found)]
 
 
+def refuse_outside(file: Path, root: Path) -> None:
+    """Raises:
+    Mistake: a video, a folder of images or an image in it is a link that leads out of ``root``.
+    """
+    real = root.resolve()
+    for one in (file, *(image_folder(file) if file.is_dir() else ())):
+        if one.exists() and not one.resolve().is_relative_to(real):
+            raise Mistake("leads out of the folder", where=one, mend="copy what it links to into the folder")
+
+
 def numbered(folder: Path, rate: Fraction | None) -> tuple[list[Path], Fraction]:
     """Raises:
     Mistake: the folder is no video, or its rate is not known.
@@ -203,12 +213,19 @@ def _stills(files: list[Path], rate: Fraction) -> Iterator[Shown]:
 
 
 def image(file: Path) -> np.ndarray:
-    """uint8 ``H W 3``, RGB.
+    """uint8 ``H W 3``, RGB. What its header says of its size is judged before it is decoded.
 
     Raises:
-        Mistake: not an image.
+        Mistake: not a PNG or JPEG, one that cannot be read, or of more than 8K.
     """
-    picture = cv2.imdecode(np.fromfile(file, np.uint8), cv2.IMREAD_COLOR) if file.stat().st_size else None
+    data = content(file)
+    if (size := picture_size(data)) is None:
+        raise Mistake("is not a PNG or JPEG", where=file, mend="copy it again, or write it anew as PNG")
+    refuse_large(*size, file)
+    try:
+        picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    except cv2.error:
+        picture = None
     if picture is None:
         raise Mistake("is not an image that can be read", where=file)
     return cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)

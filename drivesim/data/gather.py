@@ -20,12 +20,21 @@ class Source:
         rate: its true frame rate where an index states another than the file does.
         clip_id: SHA-256 of its bytes where an index knows it.
         drive: clips of one drive depend on each other.
+        root: the folder that it was found in, which it must not lead out of; None where it was named itself.
     """
 
     file: Path
     rate: Fraction | None = None
     clip_id: str = ""
     drive: str = ""
+    root: Path | None = None
+
+    def check(self) -> None:
+        """Raises:
+        Mistake: it is a link that leads out of the folder that it was found in.
+        """
+        if self.root is not None:
+            video.refuse_outside(self.file, self.root)
 
 
 def gather(place: str | Path) -> list[Source]:
@@ -66,14 +75,14 @@ def _in_folder(place: Path) -> list[Source]:
     if (place / index.FILES).is_file():
         opened = index.Index.open(place)
         chosen = opened.split("val") or opened.entries
-        return [Source(entry.file, entry.rate, entry.clip_id, entry.drive) for entry in chosen]
+        return [Source(entry.file, entry.rate, entry.clip_id, entry.drive, Path(entry.root)) for entry in chosen]
     runs = sorted(file.parent for file in place.rglob("run.json"))
     found = [run / "video.mp4" for run in runs if (run / "video.mp4").is_file()]
     found = found or sorted(file for file in place.rglob("*") if _is_video(file))
     if not found:
         mend = f"{', '.join(video.VIDEOS[:4])} and others are looked for, also in its folders"
         raise Mistake("holds no video", where=place, mend=mend)
-    return [Source(file, drive=_drive(file.relative_to(place))) for file in found]
+    return [Source(file, drive=_drive(file.relative_to(place)), root=place) for file in found]
 
 
 def _drive(name: Path) -> str:

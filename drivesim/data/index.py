@@ -13,13 +13,14 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from drivesim import weights
-from drivesim.data.frames import image_folder
+from drivesim.data.frames import image_folder, refuse_outside
 from drivesim.data.probing import SYNTHETIC
 from drivesim.errors import Mistake
 from drivesim.scene import Boxes
@@ -27,6 +28,8 @@ from drivesim.scene import Boxes
 SCHEMA_VERSION = 1
 FILES, BOXES, QUARANTINE = "files.parquet", "boxes.parquet", "quarantine.jsonl"
 CHANGED = "has changed since it was indexed"
+AGAIN = "index the folder again"
+LONGEST = 1e9  # seconds
 FILES_SCHEMA = pa.schema(
     [
         pa.field("clip_id", pa.string(), nullable=False),
@@ -125,12 +128,13 @@ class Entry:
 
     def check(self) -> None:
         """Raises:
-        Mistake: the file is gone, or of another length than when it was indexed.
+        Mistake: the file is gone, of another length than when it was indexed, or now a link that leads elsewhere.
         """
         if not self.file.exists():
-            raise Mistake("is gone since it was indexed", where=self.file, mend="index the folder again")
+            raise Mistake("is gone since it was indexed", where=self.file, mend=AGAIN)
+        refuse_outside(self.file, Path(self.root))
         if size_of(self.file) != self.bytes:
-            raise Mistake(CHANGED, where=self.file, mend="index the folder again")
+            raise Mistake(CHANGED, where=self.file, mend=AGAIN)
 
     def verify(self) -> None:
         """``check``, and reads every byte: of bit rot, a decoder shows wrong pictures and may say nothing.
@@ -250,14 +254,15 @@ class Index:
         folder = Path(folder)
         if not (folder / FILES).is_file() or not (folder / BOXES).is_file():
             raise Mistake("is not an index", where=folder, mend="'drivesim index FOLDER --out INDEX' makes one")
-        try:
-            rows = pq.read_table(folder / FILES).to_pylist()
-        except (pa.ArrowException, OSError) as problem:
-            raise Mistake(f"cannot be read: {problem}", where=folder / FILES) from None
-        names = {f.name for f in fields(Entry)}
-        if any(row.get("schema_version") != SCHEMA_VERSION or not names <= row.keys() for row in rows):
+        rows = _rows(folder / FILES, FILES_SCHEMA)
+        if any(row["schema_version"] != SCHEMA_VERSION for row in rows):
             raise Mistake(f"is not of schema version {SCHEMA_VERSION}", where=folder / FILES, mend="index again")
-        entries = [Entry(**{name: row[name] for name in names}) for row in rows]
+        entries = [Entry(**row) for row in rows]
+        for entry in entries:
+            if Path(entry.path).is_absolute() or ".." in Path(entry.path).parts:
+                raise Mistake(f"names a clip outside of its folder: {entry.path}", where=folder / FILES, mend=AGAIN)
+            if entry.fps_num < 1 or entry.fps_den < 1 or not 0 < entry.seconds < LONGEST:
+                raise Mistake(f"has a clip of no rate or length: {entry.path}", where=folder / FILES, mend=AGAIN)
         return cls(folder, [replace(e, root=str((folder / e.root).absolute())) for e in entries])
 
     def split(self, name: str) -> list[Entry]:
@@ -272,13 +277,38 @@ class Index:
 
     def _read_boxes(self) -> dict[str, Boxes]:
         rows: dict[str, list[dict[str, object]]] = {e.clip_id: [] for e in self.entries if e.labels is not None}
-        for row in pq.read_table(self.folder / BOXES).to_pylist():
+        for row in _rows(self.folder / BOXES, BOXES_SCHEMA):
             rows.setdefault(row["clip_id"], []).append(row)
-        return {clip_id: as_boxes(of_clip) for clip_id, of_clip in rows.items()}
+        try:
+            return {clip_id: as_boxes(of_clip) for clip_id, of_clip in rows.items()}
+        except (ValueError, ZeroDivisionError) as problem:
+            raise Mistake(f"holds what is no box ({problem})", where=self.folder / BOXES, mend=AGAIN) from None
+
+
+def _rows(file: Path, schema: pa.Schema) -> list[dict[str, Any]]:
+    """The rows of a table whose columns are those of ``schema``, nothing missing where nothing may be.
+
+    Raises:
+        Mistake: not whole, or another table.
+    """
+    try:
+        table = pq.read_table(file).select(schema.names).cast(schema)
+        rows = table.to_pylist()
+    except (pa.ArrowException, OSError, ValueError, KeyError) as problem:
+        what = " ".join(str(problem).split())[:120]
+        raise Mistake(f"cannot be read ({what})", where=file, mend=AGAIN) from None
+    needed = [field.name for field in schema if not field.nullable]
+    if gone := next((name for name in needed if table.column(name).null_count), None):
+        raise Mistake(f"has no '{gone}' in some of its rows", where=file, mend=AGAIN)
+    return rows
 
 
 def as_boxes(rows: list[dict]) -> Boxes:
-    """What ``box_rows`` made into rows."""
+    """What ``box_rows`` made into rows.
+
+    Raises:
+        ValueError, ZeroDivisionError: they are others.
+    """
     return Boxes(
         time=tuple(Fraction(row["time_num"], row["time_den"]) for row in rows),
         track=np.array([row["track"] for row in rows], np.int64),

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, fields
 from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
+from tokenize import TokenError
 from types import TracebackType
 from typing import Any
 
@@ -167,12 +168,16 @@ class LatentCache:
             raise Mistake("is not a latent cache", where=folder, mend="'drivesim encode INDEX --weights DIR' makes one")
         try:
             content: dict[str, Any] = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
-            rows = pq.read_table(folder / SEQUENCES).to_pylist()
+            table = pq.read_table(folder / SEQUENCES).select(SCHEMA.names).cast(SCHEMA)
             values = {field.name: content[field.name] for field in fields(About) if field.name in content}
             about = About(**{**values, "size": tuple(values["size"]), "shape": tuple(values["shape"])})
-            sequences = [Sequence(**row) for row in rows]
-        except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as problem:
-            raise Mistake(f"cannot be read: {problem}", where=folder / ABOUT, mend="encode again") from None
+            sequences = [Sequence(**row) for row in table.to_pylist()]
+            places = [(s.clip_id, s.split, s.fps_num, s.fps_den, s.start_num, s.start_den) for s in sequences]
+            if any(None in place for place in places) or Fraction(about.fps) <= 0:
+                raise ValueError("sequences without a clip, a split or a time")
+        except (OSError, ValueError, KeyError, TypeError, RecursionError, ZeroDivisionError, pa.ArrowException) as p:
+            what = " ".join(str(p).split())[:120]
+            raise Mistake(f"cannot be read ({what})", where=folder / ABOUT, mend="encode again") from None
         if content.get("format") != FORMAT or content.get("fingerprint") != about.fingerprint:
             older = content.get("format") != FORMAT
             what = "is of another version of drivesim" if older else "its fingerprint does not fit its content"
@@ -230,7 +235,10 @@ class LatentCache:
         return self._maps(".boxes")
 
     def _maps(self, kind: str) -> list[np.ndarray]:
-        count = 1 + max((sequence.shard for sequence in self.sequences), default=-1)
+        shards = {sequence.shard for sequence in self.sequences}
+        count = 1 + max(shards, default=-1)
+        if shards != set(range(count)):
+            raise ValueError(f"shards {sorted(shards)[:5]} are not counted from 0")
         return [np.load(self.folder / f"{n:06d}{kind}.npy", mmap_mode="r", allow_pickle=False) for n in range(count)]
 
     def _check_shards(self) -> None:
@@ -239,9 +247,10 @@ class LatentCache:
             whole = len(lengths) == len(self._shards)
             if self.about.boxes:
                 whole &= [len(shard) for shard in self._boxes if shard.dtype == BOX] == lengths
-        except (OSError, ValueError):
+            whole &= all(s.offset >= 0 < s.frames and s.offset + s.frames <= lengths[s.shard] for s in self.sequences)
+        except (OSError, ValueError, TypeError, TokenError):  # numpy's header is Python's, which may be cut off
             whole = False
-        if not whole or any(s.offset + s.frames > lengths[s.shard] for s in self.sequences):
+        if not whole:
             raise Mistake("its shards are missing or not whole", where=self.folder, mend="encode again")
 
     def __getstate__(self) -> dict[str, Any]:

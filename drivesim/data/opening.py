@@ -28,6 +28,8 @@ BY_HEADER = {"skip_frame": "all"}
 ATOMS = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")
 HDR = {ColorTrc.SMPTE2084: "PQ", ColorTrc.ARIB_STD_B67: "HLG"}
 GUESSED_RATE = Fraction(25)  # ffmpeg's own guess for a raw stream that carries no time
+PNG, JPEG = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", b"\xff\xd8"
+FRAMES_OF_JPEG = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # markers of a frame's header, which has its size
 MENDABLE = "mp4, mov, mkv, webm, avi and ts are read"
 
 
@@ -85,10 +87,7 @@ def refuse_picture(width: int, height: int, transfer: int, path: Path) -> None:
     if not width or not height:
         what = f"has pictures of more than {MAX_PIXELS} pixels, or of no size"  # FFmpeg forgets a size out of bounds
         raise Mistake(what, where=path, mend="copy it again; 8K is read")
-    if width * height > MAX_PIXELS:
-        raise Mistake(
-            f"has pictures of more than {MAX_PIXELS} pixels", where=path, mend=f"they are {width}x{height}; 8K is read"
-        )
+    refuse_large(width, height, path)
     if min(width, height) < MIN_SIDE:
         raise Mistake(
             f"has pictures of less than {MIN_SIDE} pixels a side", where=path, mend=f"they are {width}x{height}"
@@ -99,6 +98,42 @@ def refuse_picture(width: int, height: int, transfer: int, path: Path) -> None:
             where=path,
             mend="tone-map it to SDR (BT.709) first, as ffmpeg's filters zscale and tonemap do",
         )
+
+
+def refuse_large(width: int, height: int, path: Path) -> None:
+    """Raises:
+    Mistake: more pixels than 8K has.
+    """
+    if width * height > MAX_PIXELS:
+        what, mend = f"has pictures of more than {MAX_PIXELS} pixels", f"they are {width}x{height}; 8K is read"
+        raise Mistake(what, where=path, mend=mend)
+
+
+def content(file: Path) -> bytes:
+    """The bytes of a regular file, which a pipe or a device is not.
+
+    Raises:
+        Mistake: it cannot be reached or read, or is none.
+    """
+    try:
+        return _reached(file).read_bytes()
+    except PermissionError:
+        raise Mistake("may not be read", where=file, mend="check its permissions") from None
+    except OSError as problem:
+        raise Mistake(f"cannot be read: {problem.strerror}", where=file) from None
+
+
+def picture_size(data: bytes) -> tuple[int, int] | None:
+    """Width and height as the header of a PNG or JPEG has them; None for anything else."""
+    if data[:16] == PNG:
+        return int.from_bytes(data[16:20]), int.from_bytes(data[20:24])
+    at = 2
+    while data[:2] == JPEG and at + 9 <= len(data) and data[at] == 0xFF:
+        marker, length = data[at + 1], int.from_bytes(data[at + 2 : at + 4])
+        if marker in FRAMES_OF_JPEG:
+            return int.from_bytes(data[at + 7 : at + 9]), int.from_bytes(data[at + 5 : at + 7])
+        at += 1 if marker == 0xFF else 2 + length  # a marker may stand behind any number of 0xFF
+    return None
 
 
 def _reached(path: Path) -> Path:

@@ -149,6 +149,7 @@ def _measured(
 
 
 def _long_enough(source: Source, seconds: Fraction) -> video.VideoInfo:
+    source.check()
     info = video.probe(source.file, rate=source.rate)
     if info.seconds + video.GRACE < seconds:
         raise Mistake(f"is {float(info.seconds):.2f} s long, shorter than a clip", where=source.file)

@@ -78,6 +78,9 @@ def load_recipe(file: Path) -> Recipe:
     recipe = config.load(Recipe, file)
     with config.located(file):
         _check(recipe)
+        if recipe.labels and (Path(recipe.labels).is_absolute() or ".." in Path(recipe.labels).parts):
+            mend = "labels that lie elsewhere are named by --labels PLACE"
+            raise Mistake("leads out of the folder of the clips", field="labels", mend=mend)
     return recipe
 
 
@@ -192,8 +195,7 @@ def measure(root: Path, file: Path, recipe: Recipe) -> Entry:
         Mistake: not a usable video, a name that is not UTF-8, or a link that leads out of ``root``.
     """
     name = file.relative_to(root).as_posix()
-    if file.exists() and not file.resolve().is_relative_to(root):
-        raise Mistake("leads out of the folder", where=file)
+    video.refuse_outside(file, root)
     info = video.probe(file, rate=recipe.rate)
     return Entry(
         clip_id=identity(file),

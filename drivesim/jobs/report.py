@@ -162,7 +162,8 @@ def _branches(folder: Path) -> list[Section]:
         parting = facts.get("from") if isinstance(facts, dict) else None
         if run not in parents and isinstance(parting, dict) and {"run", "second"} <= parting.keys():
             parents[run] = Path(parting["run"]), float(parting["second"])
-            waiting.append(parents[run][0])
+            if parents[run][0].resolve().is_relative_to(folder.resolve()):  # what is in no folder of ours is not opened
+                waiting.append(parents[run][0])
     lines = []
     for run in parents:
         line, seen = run.name, {run}
@@ -296,5 +297,5 @@ def _json(file: Path) -> Any:
     """The content of ``file``, or None where there is none or it is not whole."""
     try:
         return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None

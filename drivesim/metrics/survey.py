@@ -160,6 +160,7 @@ def identity(source: Source) -> str:
         Mistake: no such file, one that may not be read, or one that changed since it was indexed.
     """
     try:
+        source.check()
         str(source.file).encode()
         if not source.file.is_dir() and not source.file.is_file():  # a pipe would never end
             raise OSError("is not a regular file")

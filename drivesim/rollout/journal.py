@@ -199,12 +199,21 @@ class Journal:
         text = self.file.read_text(encoding="utf-8", errors="replace") if self.file.exists() else ""
         for line in text.split("\n")[:-1]:  # behind the last line break stands nothing, or a torn line
             try:
-                if json.loads(line)["previous"] != self._previous(lines):
+                entry = json.loads(line)
+                if entry["previous"] != self._previous(lines) or not self._ours(entry):
                     break
-            except (ValueError, KeyError, TypeError):
+            except (ValueError, KeyError, TypeError, RecursionError):
                 break
             lines.append(line)
         return lines
+
+    def _ours(self, entry: dict[str, Any]) -> bool:
+        """Whether a line is one that ``commit`` writes: its file is the window's own, and no other place on the disk."""
+        n, stage, frames = entry["n"], entry["stage"], entry.get("frames", [0, 0])
+        if type(n) is not int or n < 0 or [type(frame) for frame in frames] != [int, int]:
+            return False
+        own = {"keyframes": self.state_file, "segment": self.segment_file}[stage](n)
+        return entry["file"] == own.relative_to(self.out).as_posix() or (stage == "segment" and entry["file"] is None)
 
     def _entries(self, stage: str) -> list[dict[str, Any]]:
         return [entry for entry in map(json.loads, self.lines) if entry["stage"] == stage]
