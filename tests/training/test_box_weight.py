@@ -20,10 +20,8 @@ WORLD = "kind: world\nclips: 2\nseconds: 4\nfps: 15/8\nsize: [32, 64]\nval: 0.0\
 def told(*boxes: tuple[float, float, float, float], known: bool = True) -> FrameBoxes:
     rows = boxes or ((0.0, 0.0, 0.0, 0.0),)
     cls = CLASSES.index("car") if boxes else EMPTY
-    n = len(rows)
-    return FrameBoxes(
-        torch.tensor([[rows]]), torch.full((1, 1, n), cls), torch.zeros(1, 1, n, dtype=torch.long), torch.tensor([[known]])
-    )  # fmt: skip
+    classes = torch.full((1, 1, len(rows)), cls)
+    return FrameBoxes(torch.tensor([[rows]]), classes, torch.zeros_like(classes), torch.tensor([[known]]))
 
 
 def test_coverage_is_the_share_of_a_cell_that_one_box_covers():

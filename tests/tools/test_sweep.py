@@ -1,0 +1,79 @@
+"""The queue: what is done stays done, what failed is told and tried again, what is missing is empty."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TOOL = Path(__file__).resolve().parents[2] / "tools" / "sweep.py"
+SCORE = """import json, sys
+folder, value = sys.argv[1], float(sys.argv[2])
+json.dump({"value": value, "unsaid": None}, open(f"{folder}/scores.json", "w"))
+open(f"{folder}/count", "a").write("x")
+"""
+SWEEP = """given: [tool]
+seeds: [1, 3]
+rows: {one: "10", other: "20"}
+commands:
+- sh -c "echo {row} > {cell}/row"
+- python {tool} {cell} {seed}
+columns: {value: the value, unsaid: nothing}
+"""
+
+
+def swept(folder: Path, *words: str, text: str = SWEEP) -> subprocess.CompletedProcess[str]:
+    (folder / "score.py").write_text(SCORE)
+    (folder / "sweep.yaml").write_text(text)
+    command = [sys.executable, TOOL, folder / "sweep.yaml", f"tool={folder / 'score.py'}", "--out", folder / "out"]
+    return subprocess.run([*command, *words], capture_output=True, text=True, check=False)
+
+
+def test_cells_are_made_once_and_the_table_has_means(tmp_path: Path):
+    first = swept(tmp_path, "--cells", "3")
+    assert first.returncode == 0, first.stderr
+    *_, one, other = first.stdout.splitlines()
+    assert one.startswith("| one | 2.000 ± 1.000 |  | 2 |") and other.startswith("| other | 1.000 |  | 1 |")
+    again = swept(tmp_path)
+    assert again.stdout.splitlines()[-1].startswith("| other | 2.000 ± 1.000 |  | 2 |")
+    made = {file.parent.name: file.read_text() for file in (tmp_path / "out").glob("*/count")}
+    assert made == dict.fromkeys(("one-1", "one-3", "other-1", "other-3"), "x")
+    assert (tmp_path / "out" / "one-3" / "row").read_text() == "10\n"
+
+
+def test_nothing_is_run_for_the_table_alone(tmp_path: Path):
+    shown = swept(tmp_path, "--table")
+    assert shown.stdout.splitlines()[-1] == "| other |  |  |  |  |" and not list(tmp_path.glob("out/*/count"))
+
+
+def test_a_command_that_fails_is_told_and_what_ended_before_is_kept(tmp_path: Path):
+    broken = SWEEP.replace("- python", "- sh -c 'test -f {cell}/mended'\n- python")
+    failed = swept(tmp_path, text=broken)
+    assert failed.returncode == 1 and failed.stdout.count("failed, see") == 4
+    for folder in (tmp_path / "out").iterdir():
+        (folder / "row").unlink()
+        (folder / "mended").touch()
+    mended = swept(tmp_path, text=broken)
+    assert mended.returncode == 0 and "| one | 2.000 ± 1.000 |" in mended.stdout
+    assert not list(tmp_path.glob("out/*/row"))  # the first command was not run again
+
+
+@pytest.mark.parametrize(
+    ("text", "words", "told"),
+    [
+        (SWEEP, ("else=1",), "else"),
+        (SWEEP.replace("{seed}\n", "{nobody}\n"), (), "'nobody' is not known"),
+        (SWEEP.replace("seeds", "sedes"), (), "did you mean 'seeds'"),
+    ],
+)
+def test_mistakes(tmp_path: Path, text: str, words: tuple[str, ...], told: str):
+    found = swept(tmp_path, *words, text=text)
+    assert found.returncode == 2 and told in found.stderr and len(found.stderr.splitlines()) <= 3
+
+
+def test_cells_of_other_commands_are_refused(tmp_path: Path):
+    assert swept(tmp_path).returncode == 0
+    found = swept(tmp_path, text=SWEEP.replace('"10"', '"11"'))
+    assert found.returncode == 2 and "other commands" in found.stderr
+    assert json.loads((tmp_path / "out" / "one-1" / "scores.json").read_text()) == {"value": 1.0, "unsaid": None}

@@ -1,0 +1,195 @@
+"""A queue of small experiments: every row with every seed, at equal settings; what is done is not done again.
+
+    python tools/sweep.py configs/sweeps/boxes.yaml cache=runs/latents ... --out runs/sweep [--cells 2] [--table]
+
+A cell is a row with a seed: its commands run one after the other in a folder of its own, and the last one leaves
+``scores.json``. A command that ended is noted, so a queue that was stopped goes on where it was; a training that was
+stopped goes on from its checkpoint. Start it several times, and the processes share the cells. Seeds come before rows:
+stopped early, it has compared all rows once. The table is printed at the end, or alone by ``--table``: means over
+seeds, ``±`` half of what lies between the lowest and the highest, cells that are missing empty.
+"""
+
+import argparse
+import fcntl
+import hashlib
+import json
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from drivesim import config
+from drivesim.errors import Mistake
+from drivesim.weights import write_atomic
+
+SCORES, DONE = "scores.json", "done.jsonl"
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """
+    Args:
+        rows: what is compared: a name, and the words that stand for ``{row}`` in the commands.
+        seeds: every row is made with each.
+        commands: of a cell. ``{cell}`` is its folder, ``{seed}`` its seed, ``{row}`` its row's words, and each of
+            ``given`` what the command line says it is. ``drivesim`` and ``python`` are those that run this.
+        columns: numbers of ``scores.json``, and what they are called in the table.
+        given: names that the command line must set.
+    """
+
+    rows: dict[str, str]
+    seeds: tuple[int, ...]
+    commands: tuple[str, ...]
+    columns: dict[str, str]
+    given: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Cell:
+    row: str
+    seed: int
+    folder: Path
+    commands: tuple[tuple[str, ...], ...]
+
+    @property
+    def digest(self) -> str:
+        return hashlib.sha256(json.dumps(self.commands).encode()).hexdigest()[:16]
+
+    @property
+    def scores(self) -> dict[str, float] | None:
+        """Of a cell that is done."""
+        file = self.folder / SCORES
+        return json.loads(file.read_text()) if file.is_file() and len(self.done()) == len(self.commands) else None
+
+    def done(self) -> list[dict[str, float]]:
+        """What is noted of the commands that ended.
+
+        Raises:
+            Mistake: the cell was made by other commands.
+        """
+        file = self.folder / DONE
+        if not file.is_file():
+            return []
+        notes = [json.loads(line) for line in file.read_text().splitlines() if line.endswith("}")]
+        if any(note["commands"] != self.digest for note in notes):
+            raise Mistake("was made by other commands", where=self.folder, mend="choose another --out")
+        return notes
+
+
+def cells(sweep: Sweep, out: Path, given: dict[str, str]) -> Iterator[Cell]:
+    for seed in sweep.seeds:
+        for row, words in sweep.rows.items():
+            folder = out / f"{row}-{seed}"
+            names = {**given, "cell": str(folder), "seed": str(seed), "row": words}
+            yield Cell(row, seed, folder, tuple(_words(command, names) for command in sweep.commands))
+
+
+def _words(command: str, names: dict[str, str]) -> tuple[str, ...]:
+    try:
+        return tuple(shlex.split(command.format(**names)))
+    except (KeyError, IndexError) as problem:
+        raise Mistake(f"{problem} is not known", where=command, mend="name it under given") from None
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[bool]:
+    """Whether the cell is ours: no other process works at it, and none will meanwhile."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        yield True
+
+
+def make(cell: Cell) -> bool:
+    """Runs what is left of a cell; False where a command failed, whose output is in ``log.txt``."""
+    with (cell.folder / "log.txt").open("a") as log:
+        for command in cell.commands[len(cell.done()) :]:
+            begin = time.monotonic()
+            print(f"{cell.row}, seed {cell.seed}: {shlex.join(command)}", flush=True)
+            if subprocess.run(_started(command), stdout=log, stderr=log).returncode:
+                print(f"{cell.row}, seed {cell.seed}: failed, see {cell.folder / 'log.txt'}", flush=True)
+                return False
+            note = {"commands": cell.digest, "seconds": round(time.monotonic() - begin, 1)}
+            lines = [json.dumps(each) for each in (*cell.done(), note)]
+            write_atomic(cell.folder / DONE, ("\n".join(lines) + "\n").encode())
+    return True
+
+
+def _started(command: tuple[str, ...]) -> list[str]:
+    """As it is run here; a training goes on where its run is there already."""
+    first, *rest = command
+    if first == "drivesim":
+        out = Path(rest[rest.index("--out") + 1]) if "--out" in rest[:-1] else None
+        going = ["--resume"] if out is not None and (out / "run.json").is_file() else []
+        return [sys.executable, "-m", "drivesim.cli", *rest, *going]
+    return [sys.executable if first == "python" else first, *rest]
+
+
+def table(sweep: Sweep, made: list[Cell]) -> str:
+    """Markdown: a line a row, with the seeds that are done and the minutes of a cell."""
+    lines = ["| | " + " | ".join(sweep.columns.values()) + " | seeds | minutes |"]
+    lines.append("|---" + "|---:" * (len(sweep.columns) + 2) + "|")
+    for row in sweep.rows:
+        done = [cell for cell in made if cell.row == row and cell.scores is not None]
+        scores = [cell.scores or {} for cell in done]
+        shown = [_spread([each[column] for each in scores if each.get(column) is not None]) for column in sweep.columns]
+        minutes = [sum(note["seconds"] for note in cell.done()) / 60 for cell in done]
+        shown += [str(len(done)) if done else "", f"{max(minutes):.1f}" if done else ""]
+        lines.append(f"| {row} | " + " | ".join(shown) + " |")
+    return "\n".join(lines)
+
+
+def _spread(values: list[float]) -> str:
+    if not values:
+        return ""
+    mean = f"{sum(values) / len(values):.3f}"
+    return mean if len(values) == 1 else f"{mean} ± {(max(values) - min(values)) / 2:.3f}"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sweep", type=Path)
+    parser.add_argument("given", nargs="*", metavar="name=value")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--cells", type=int, help="stop after so many")
+    parser.add_argument("--table", action="store_true", help="print what there is, and run nothing")
+    args = parser.parse_args()
+    try:
+        return run(args.sweep, args.given, args.out, 0 if args.table else args.cells)
+    except Mistake as mistake:
+        print(f"sweep: {mistake}", file=sys.stderr)
+        return 2
+
+
+def run(file: Path, given: list[str], out: Path, most: int | None = None) -> int:
+    """Makes up to ``most`` cells that are not made yet, and prints the table; 1 where one failed.
+
+    Raises:
+        Mistake: a name that is not given, or not known; a cell that was made by other commands.
+    """
+    sweep = config.load(Sweep, file)
+    names = dict(each.split("=", 1) for each in given if "=" in each)
+    if names.keys() != set(sweep.given):
+        raise Mistake(f"{', '.join(sorted(names.keys() ^ set(sweep.given)))}: given, or wanted, in vain", where=file)
+    everything, failed, count = list(cells(sweep, out, names)), False, 0
+    for cell in everything:
+        if (most is not None and count >= most) or cell.scores is not None:
+            continue
+        with held(cell.folder) as ours:
+            if ours and cell.scores is None:
+                count += 1
+                failed |= not make(cell)
+    print(table(sweep, everything))
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
