@@ -6,6 +6,7 @@ empty box of attributes, and its code is not looked at.
 """
 
 import pickletools
+import warnings
 import zipfile
 from collections.abc import Iterator
 from io import BytesIO
@@ -32,8 +33,7 @@ def read(file: str | Path) -> dict[str, Tensor]:
         if _is_archive(file):
             content = _archive(file)
         else:  # mapped where it can be, so that gigabytes are not held twice
-            mapped = zipfile.is_zipfile(file)
-            content = torch.load(file, map_location="cpu", weights_only=True, mmap=mapped)
+            content = _load(file, mapped=zipfile.is_zipfile(file))
     except Mistake:
         raise
     except Exception as problem:  # pickle, zip and torch raise many kinds; each is a file that cannot be read
@@ -69,7 +69,13 @@ def _archive(file: Path) -> Any:
     copy.seek(0)
     boxes: list[Any] = [(type("Box", (), {}), name) for name in _classes(pickle)]
     with torch.serialization.safe_globals(boxes):
-        return torch.load(copy, map_location="cpu", weights_only=True)
+        return _load(copy)
+
+
+def _load(file: Path | BytesIO, mapped: bool | None = None) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # on versions of the format: what cannot be read is an error anyway
+        return torch.load(file, map_location="cpu", weights_only=True, mmap=mapped)
 
 
 def _is_data(name: str) -> bool:

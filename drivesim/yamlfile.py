@@ -13,12 +13,16 @@ import yaml
 from drivesim.errors import Mistake
 
 LARGEST = 16 << 20  # bytes of a file
+DEEPEST = 100  # brackets in brackets
 MOST = 1_000_000  # values of a file, those that aliases stand for counted wherever they stand
 EXPONENT = re.compile(r"[-+]?\d[\d_]*(\.\d*)?[eE][-+]?\d+$")
 
 
 class _Loader(yaml.SafeLoader):
-    pass
+    def fetch_flow_collection_start(self, kind: type) -> None:
+        if self.flow_level > DEEPEST:  # PyYAML's time grows with the square of the levels
+            raise RecursionError
+        super().fetch_flow_collection_start(kind)
 
 
 class _Dumper(yaml.SafeDumper):

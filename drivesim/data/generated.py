@@ -104,6 +104,22 @@ def is_segment(file: Path) -> bool:
     return file.parent.name == "segments" and (file.parents[1] / "journal.jsonl").is_file()
 
 
+def first_made(video: Path) -> Fraction | None:
+    """The second of the first frame of ``video`` that is not real; None where no table lies beside it, or all are.
+
+    Raises:
+        Mistake: the table is broken.
+    """
+    table = video.with_name(FRAMES)
+    if video.name != VIDEO or not table.is_file():
+        return None
+    try:
+        rows = pq.read_table(table, columns=["time_num", "time_den", "kind"]).to_pylist()
+    except (pa.ArrowException, OSError) as problem:
+        raise Mistake(f"cannot be read ({' '.join(str(problem).split())[:100]})", where=table) from None
+    return next((Fraction(row["time_num"], row["time_den"]) for row in rows if row["kind"] != "real"), None)
+
+
 def read(video: Path, clip_id: str | None = None) -> Labelled | None:
     """The boxes of a video, at its own times; None where no tables lie beside it, or those of another video.
 

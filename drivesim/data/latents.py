@@ -248,7 +248,13 @@ class LatentCache:
             if self.about.boxes:
                 whole &= [len(shard) for shard in self._boxes if shard.dtype == BOX] == lengths
             whole &= all(s.offset >= 0 < s.frames and s.offset + s.frames <= lengths[s.shard] for s in self.sequences)
-        except (OSError, ValueError, TypeError, TokenError):  # numpy's header is Python's, which may be cut off
+        except (
+            OSError,
+            EOFError,
+            ValueError,
+            TypeError,
+            TokenError,
+        ):  # its header is Python's, and may be cut off
             whole = False
         if not whole:
             raise Mistake("its shards are missing or not whole", where=self.folder, mend="encode again")

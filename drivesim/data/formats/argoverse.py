@@ -28,6 +28,7 @@ from drivesim.data.annotations import Footage, Known, Labelled, Remarks, Sheet
 from drivesim.data.cuboids import Camera, Cuboids, Pose, cuboids
 from drivesim.data.formats import Format
 from drivesim.data.formats.document import opened
+from drivesim.data.frames import refuse_outside
 from drivesim.errors import Mistake
 
 CAMERA = "ring_front_center"
@@ -102,8 +103,11 @@ def parse(folder: Path, remarks: Remarks) -> Log:
     """The boxes in space of a log; one that is broken is a remark.
 
     Raises:
-        Mistake: a file cannot be read as a whole.
+        Mistake: a file cannot be read as a whole, or is a link that leads out of the folder.
     """
+    for file in folder.rglob("*"):
+        if file.is_symlink():
+            refuse_outside(file, folder)
     return _second(folder, remarks) if (folder / SECOND).is_file() else _first(folder, remarks)
 
 

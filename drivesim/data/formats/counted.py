@@ -11,6 +11,7 @@ import numpy as np
 
 from drivesim.data.annotations import Footage, Labelled, Remarks
 from drivesim.data.classes import class_of
+from drivesim.data.frames import refuse_outside
 from drivesim.errors import Mistake
 
 MOST_FRAMES = 1_000_000  # nine hours at 30 fps; a larger number is a slip, and every frame up to it is remembered
@@ -34,13 +35,15 @@ def listed(place: Path, patterns: Iterable[str]) -> list[Path]:
     """``place`` itself, or the files of the first pattern that finds some, by name.
 
     Raises:
-        Mistake: there is none.
+        Mistake: there is none, or one is a link that leads out of ``place``.
     """
     if place.is_file():
         return [place]
     for pattern in patterns:
         files = sorted(file for file in place.glob(pattern) if file.is_file() and not file.name.startswith("."))
         if files:
+            for file in files:
+                refuse_outside(file, place)
             return files
     raise Mistake("holds no label files", where=place)
 

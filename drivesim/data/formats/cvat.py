@@ -96,7 +96,7 @@ def _looks(file: Path) -> bool:
     if file.suffix.lower() != ".xml":
         return False
     start = counted.head(file)
-    return bool(re.match(r"\s*(<\?xml[^>]*>)?(\s|<!--.*?-->)*<annotations[\s>]", start, re.DOTALL))
+    return bool(re.match(r"\s*(<\?xml[^>]*>)?(\s|<!--.*?-->)*<(annotations[\s>]|!DOCTYPE)", start, re.DOTALL))
 
 
 def read(place: Path, known: Known, remarks: Remarks) -> list[Labelled]:

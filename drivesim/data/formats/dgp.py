@@ -18,6 +18,7 @@ from pathlib import Path
 from drivesim.data.annotations import Known, Labelled, Remarks, Sheet
 from drivesim.data.formats import Format, counted
 from drivesim.data.formats.document import Part, opened
+from drivesim.data.frames import refuse_outside
 from drivesim.errors import Mistake
 
 PLANE = "0"  # the key of boxes in the plane among annotations and ontologies; "1" is boxes in space
@@ -51,6 +52,7 @@ def read(place: Path, known: Known, remarks: Remarks) -> list[Labelled]:
         raise Mistake("no DGP scene: no scene_HASH.json", where=place, mend="name the folder of a scene")
     read = []
     for file in scenes:
+        refuse_outside(file, place if place.is_dir() else place.parent)
         scene = opened(file)
         words = _words(scene)
         cameras = defaultdict(list)

@@ -16,7 +16,7 @@ from re import findall
 
 from drivesim.data.annotations import Footage, Known, Labelled, Remarks, Sheet
 from drivesim.data.formats import Format, counted
-from drivesim.data.frames import image, image_folder
+from drivesim.data.frames import image, image_folder, refuse_outside
 from drivesim.errors import Mistake
 from drivesim.weights import write_atomic
 
@@ -107,7 +107,10 @@ def _cells(line: str, file: Path, n: int) -> tuple[int, int, str, int, tuple[flo
 
 def _images(file: Path) -> list[Path]:
     folder = file.parent.parent / "image_02" / file.stem
-    return image_folder(folder) if file.parent.name == "label_02" and folder.is_dir() else []
+    if file.parent.name != "label_02" or not folder.is_dir():
+        return []
+    refuse_outside(folder, file.parent.parent)
+    return image_folder(folder)
 
 
 def _numbers(images: list[Path]) -> list[int]:

@@ -31,6 +31,7 @@ from drivesim.data.annotations import Footage, Known, Labelled, Remarks, Sheet
 from drivesim.data.cuboids import Camera, Cuboids, Pose, between, cuboids
 from drivesim.data.formats import Format, Reel
 from drivesim.data.formats.document import Part, opened
+from drivesim.data.frames import refuse_outside
 from drivesim.errors import Mistake
 from drivesim.scene import Labels
 
@@ -168,7 +169,9 @@ class Tables:
         self.folder, self.channel, self.remarks = folder, channel, remarks
 
     def rows(self, table: str) -> list[Part]:
-        return opened(self.folder / f"{table}.json").rows()
+        file = self.folder / f"{table}.json"
+        refuse_outside(file, self.folder)
+        return opened(file).rows()
 
     @cached_property
     def sensors(self) -> dict[str, Part]:
