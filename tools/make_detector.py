@@ -1,0 +1,359 @@
+"""Trains the detector detector-v1 on the rendered world and writes its weight file; then prints how good it is.
+
+    python tools/make_detector.py drivesim/metrics/detector-v1.safetensors --minutes 12
+
+detector-v1 is frozen: what this writes today is another network, with another hash. Run it to see how the file came to
+be, or to make detector-v2. It sees the procedural world alone, with exact boxes, softened at random by blur, noise and
+JPEG: frames from a model are softer than true ones, and it must work on both. ``train`` is also what
+``train_on_generated.py`` trains with.
+"""
+
+import argparse
+import copy
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from fractions import Fraction
+from functools import lru_cache
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+import drivesim
+from drivesim import randomness, weights, world
+from drivesim.metrics import detector, matching, precision
+from drivesim.metrics.detection import Detector, Found
+from drivesim.metrics.detector import CELL, CLASSES, SIZE, THRESHOLD, DetectorConfig, Network
+from drivesim.metrics.matching import Frame
+from drivesim.scene import KEYFRAME_FPS, Boxes, to_model
+
+TRAIN, HELD = 30_000_000, 31_000_000  # first seeds of worlds
+EMPTY, UNTHRESHOLD = -1, -2  # in the place of a class: no box, and a box of which too little is seen to be asked for
+VISIBLE = 0.3  # share of a thing that is seen from which on its box is asked for
+SPREAD, NEAR, FAR = 0.2, 0.75, 2.5  # cells that are asked for a box: this share of it around its middle, within bounds
+MEAN = 0.998  # of the running mean of weights
+PUSH = 2.0  # weight of the boxes' loss beside the classes'
+
+
+@dataclass(frozen=True, eq=False)
+class Frames:
+    """Labelled frames.
+
+    Args:
+        pictures: uint8 ``N 128 256 3``.
+        box: ``N M 4`` float32, ``x0 y0 x1 y1`` in cells.
+        kind: ``N M``, a place in ``CLASSES``, ``EMPTY`` or ``UNTHRESHOLD``.
+    """
+
+    pictures: np.ndarray
+    box: np.ndarray
+    kind: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+
+def labelled(pictures: Sequence[np.ndarray], boxes: Sequence[Boxes]) -> Frames:
+    """Frames of any size, and the boxes of each. A class that is not in ``CLASSES`` and an ignored region are
+    ``UNTHRESHOLD``; a box of unknown visibility is asked for."""
+    most = max(1, max(map(len, boxes), default=0))
+    box, kind = np.zeros((len(boxes), most, 4), np.float32), np.full((len(boxes), most), EMPTY)
+    for n, own in enumerate(boxes):
+        box[n, : len(own)] = own.box * (np.array(SIZE[::-1] * 2) / CELL)
+        for m, (word, seen, ignored) in enumerate(zip(own.cls, own.visibility, own.ignored, strict=True)):
+            sure = word in CLASSES and not ignored and not seen < VISIBLE
+            kind[n, m] = CLASSES.index(word) if sure else UNTHRESHOLD
+    return Frames(np.stack([detector.resized(picture) for picture in pictures]), box, kind)
+
+
+def by_frame(boxes: Boxes, times: Sequence[Fraction]) -> list[Boxes]:
+    """The boxes at each of ``times``."""
+    rows: dict[Fraction, list[int]] = {moment: [] for moment in times}
+    for row, moment in enumerate(boxes.time):
+        if moment in rows:
+            rows[moment].append(row)
+    return [boxes.rows(rows[moment]) for moment in times]
+
+
+@dataclass(frozen=True, eq=False)
+class Rendered:
+    """Frames of one seed: uint8 ``T 128 256 3``, the boxes of each, and whether it is night."""
+
+    pictures: np.ndarray
+    boxes: list[Boxes]
+    night: bool
+
+
+def rendered(first: int, seeds: int, frames: int, fps: Fraction) -> Iterator[Rendered]:
+    for seed in range(first, first + seeds):
+        clip = world.render(seed, frames / fps, fps, SIZE)
+        assert clip.boxes is not None
+        yield Rendered(clip.frames, by_frame(clip.boxes, [n / fps for n in range(frames)]), bool(clip.labels.night))
+
+
+def softened(picture: np.ndarray, g: np.random.Generator) -> np.ndarray:
+    """Another light and contrast, and now and then what makes pictures soft: blur, fewer pixels, noise, JPEG."""
+    soft = picture.astype(np.float32)
+    soft = (
+        (soft - 110) * (g.uniform(0.75, 1.25) * g.uniform(0.93, 1.07, 3)).astype(np.float32) + 110 + g.uniform(-18, 18)
+    )
+    if g.random() < 0.35:
+        soft = cv2.GaussianBlur(soft, (0, 0), float(g.uniform(0.3, 1.4)))
+    elif g.random() < 0.25:
+        share = g.uniform(0.5, 0.9)
+        small = cv2.resize(soft, (round(SIZE[1] * share), round(SIZE[0] * share)), interpolation=cv2.INTER_AREA)
+        soft = cv2.resize(small, SIZE[::-1], interpolation=cv2.INTER_LINEAR)
+    if g.random() < 0.4:
+        spread = int(g.integers(1, 5))  # pixels of a grain: a model's noise is not white
+        noise = g.standard_normal((SIZE[0] // spread, SIZE[1] // spread, 3), np.float32) * g.uniform(1, 9)
+        soft = soft + cv2.resize(noise, SIZE[::-1], interpolation=cv2.INTER_LINEAR)
+    picture = soft.clip(0, 255).round().astype(np.uint8)
+    if g.random() < 0.3:
+        _, data = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, int(g.integers(25, 90))])
+        picture = cv2.imdecode(data, cv2.IMREAD_COLOR)
+    return picture
+
+
+def batch(frames: Frames, size: int, seed: int, step: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Step ``step``'s pictures in [-1, 1], boxes in cells and kinds: a function of (seed, step). Every frame comes once
+    before any comes twice."""
+    pictures, boxes, kinds = [], [], []
+    for n in range(size * step, size * (step + 1)):
+        epoch, place = divmod(n, len(frames))
+        chosen = _order(seed, epoch, len(frames))[place]
+        g = randomness.generator("make_detector", seed, n)
+        picture, box = softened(frames.pictures[chosen], g), frames.box[chosen]
+        if g.random() < 0.5:
+            picture, box = picture[:, ::-1], box[:, [2, 1, 0, 3]] * (-1, 1, -1, 1) + (SIZE[1] / CELL, 0) * 2
+        pictures.append(picture)
+        boxes.append(box)
+        kinds.append(frames.kind[chosen])
+    box = torch.from_numpy(np.stack(boxes).astype(np.float32))
+    return to_model(np.stack(pictures)), box, torch.from_numpy(np.stack(kinds))
+
+
+@lru_cache(maxsize=4)
+def _order(seed: int, epoch: int, count: int) -> np.ndarray:
+    return randomness.generator("make_detector", "order", seed, epoch).permutation(count)
+
+
+def owners(box: Tensor, kind: Tensor) -> tuple[Tensor, Tensor]:
+    """Which cell is asked for which box.
+
+    Args:
+        box: ``B M 4`` in cells; kind: ``B M``.
+
+    Returns:
+        ``B h w``: the number of its box, the smallest where several claim it, -1 where there is none; and whether
+        nothing at all is asked of the cell, since an unsure box claims it.
+    """
+    height, width = SIZE[0] // CELL, SIZE[1] // CELL
+    row, column = torch.arange(height)[:, None] + 0.5, torch.arange(width) + 0.5
+    across, down = (box[..., 2] - box[..., 0])[..., None, None], (box[..., 3] - box[..., 1])[..., None, None]
+    x, y = (box[..., 0] + box[..., 2])[..., None, None] / 2, (box[..., 1] + box[..., 3])[..., None, None] / 2
+    near_x = (column - x).abs() <= (SPREAD * across).clamp(NEAR, FAR)
+    claimed = near_x & ((row - y).abs() <= (SPREAD * down).clamp(NEAR, FAR))
+    asked, unsure = (kind >= 0)[..., None, None], (kind == UNTHRESHOLD)[..., None, None]
+    area, owner = torch.where(claimed & asked, across * down, torch.inf).min(1)
+    owner = torch.where(area.isinf(), -1, owner)
+    return owner, (claimed & unsure).any(1) & (owner < 0)
+
+
+def overlap(one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
+    """IoU and GIoU [Rezatofighi 2019] of boxes ``n 4``, pair by pair."""
+    inner = (torch.minimum(one[:, 2:], other[:, 2:]) - torch.maximum(one[:, :2], other[:, :2])).clamp_min(0).prod(1)
+    hull = (torch.maximum(one[:, 2:], other[:, 2:]) - torch.minimum(one[:, :2], other[:, :2])).prod(1)
+    union = (one[:, 2:] - one[:, :2]).prod(1) + (other[:, 2:] - other[:, :2]).prod(1) - inner
+    iou = inner / union
+    return iou, iou - (hull - union) / hull
+
+
+def losses(logits: Tensor, told: Tensor, box: Tensor, kind: Tensor) -> tuple[Tensor, Tensor]:
+    """Of the classes (quality focal loss [Li 2020, eq. 2], a sum over cells by their boxes' number) and of the boxes
+    (1 - GIoU)."""
+    owner, silent = owners(box, kind)
+    b, row, column = torch.nonzero(owner >= 0, as_tuple=True)
+    wanted = owner[b, row, column]
+    iou, giou = overlap(detector.boxes_of(told)[b, row, column], box[b, wanted])
+    target = torch.zeros_like(logits)
+    target[b, kind[b, wanted], row, column] = iou.detach()
+    focal = F.binary_cross_entropy_with_logits(logits, target, reduction="none") * (logits.sigmoid() - target).square()
+    count = max(len(b), 1)
+    return (focal * ~silent[:, None]).sum() / count, (1 - giou).sum() / count
+
+
+def begun(seed: int) -> Network:
+    """A network that has learned nothing: no class is likely, and boxes are two cells wide and high."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = Network(DetectorConfig())
+    with torch.no_grad():
+        network.tell.weight.mul_(0.1)
+        network.tell.bias.copy_(torch.tensor([-4.6] * len(CLASSES) + [0.0, 0.0, 0.7, 0.7]))
+    return network.to(memory_format=torch.channels_last)  # twice as fast on a CPU
+
+
+def normalised(network: Network) -> Network:
+    """With a batch norm behind every convolution but the last, for training; ``fused`` folds them away."""
+    for parent in list(network.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, nn.Conv2d) and child is not network.tell:
+                setattr(parent, name, nn.Sequential(child, nn.BatchNorm2d(child.out_channels, momentum=0.05)))
+    return network
+
+
+def fused(network: Network) -> Network:
+    for parent in list(network.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, nn.Sequential) and len(child) == 2 and isinstance(child[1], nn.BatchNorm2d):
+                setattr(parent, name, fuse_conv_bn_eval(child[0].eval(), child[1].eval()))
+    return network
+
+
+def train(
+    frames: Frames, seed: int, progress: Callable[[int], float], size: int = 8, lr: float = 3e-3
+) -> tuple[Network, int]:
+    """A network trained from scratch, the running mean of its weights, and the steps that it took.
+
+    Args:
+        progress: the share of the training that is over after so many steps; at 1 it ends.
+        size: frames of a step.
+    """
+    network = normalised(begun(seed)).train()
+    mean = copy.deepcopy(network).requires_grad_(False)
+    optimiser = torch.optim.AdamW(network.parameters(), lr=lr, weight_decay=0.02, betas=(0.9, 0.98))
+    step, shown, start = 0, [0.0, 0.0], time.process_time()
+    while (done := progress(step)) < 1:
+        for group in optimiser.param_groups:
+            group["lr"] = lr * min(1.0, (step + 1) / 100) * (0.5 + 0.5 * math.cos(math.pi * done)) + 1e-6
+        pictures, box, kind = batch(frames, size, seed, step)
+        with torch.autocast("cpu", torch.bfloat16):
+            logits, told = network(pictures.contiguous(memory_format=torch.channels_last))
+        parts = losses(logits, told, box, kind)
+        optimiser.zero_grad()
+        (parts[0] + PUSH * parts[1]).backward()
+        nn.utils.clip_grad_norm_(network.parameters(), 5.0)
+        optimiser.step()
+        step += 1
+        follow(mean, network, min(MEAN, (1 + step) / (20 + step)))
+        shown = [0.98 * old + 0.02 * new.item() for old, new in zip(shown, parts, strict=True)]
+        if step % 100 == 0:
+            rate = size * step / (time.process_time() - start)
+            print(
+                f"{step} {done:.0%} classes {shown[0]:.4f} boxes {shown[1]:.4f} {rate:.0f} frames a second of one core",
+                flush=True,
+            )
+    return fused(mean.eval()), step
+
+
+@torch.no_grad()
+def follow(mean: nn.Module, network: nn.Module, keep: float) -> None:
+    """``mean`` takes a step towards ``network``, statistics of norms included."""
+    for old, new in zip(mean.state_dict().values(), network.state_dict().values(), strict=True):
+        old.copy_(new) if not old.is_floating_point() else old.lerp_(new, 1 - keep)
+
+
+def judged(found: Sequence[Found], boxes: Sequence[Boxes]) -> list[Frame]:
+    """Detections of frames beside their true boxes, in pixels of 128x256."""
+    known = frozenset(CLASSES)
+    return [Frame(matching.told(b, SIZE, known), matching.seen(f, SIZE)) for f, b in zip(found, boxes, strict=True)]
+
+
+def table(frames: Sequence[Frame]) -> str:
+    """AP50 of each class with its number of judged boxes, their mean, all classes as one, AP50:95, and of the boxes
+    found at a score of ``THRESHOLD`` the share of all and the mean overlap."""
+    by_class = {cls: precision.marks(frames, cls, precision.OVERLAPS) for cls in CLASSES}
+    each = {cls: marks[0] for cls, marks in by_class.items()}
+    strict = precision.mean(
+        precision.over_classes(dict(zip(CLASSES, marks, strict=True))) for marks in zip(*by_class.values(), strict=True)
+    )
+    words = [
+        f"AP50 {_said(precision.over_classes(each))}",
+        f"AP50 of all classes as one {_said(precision.marks(frames, None)[0].precision())}",
+        f"AP50:95 {_said(strict)}",
+        *closeness(frames),
+        *(f"{cls} {_said(marks.precision())} of {marks.positives.sum()}" for cls, marks in each.items()),
+    ]
+    return f"{len(frames)} frames: " + ", ".join(words)
+
+
+def closeness(frames: Sequence[Frame]) -> tuple[str, str]:
+    """Recall and mean overlap of boxes found with their class at a score of ``THRESHOLD`` and an overlap of a half."""
+    overlaps, total = [], 0
+    for frame in frames:
+        sure = Frame(frame.told, frame.seen.rows(np.flatnonzero(frame.seen.score >= THRESHOLD)))
+        for own in map(sure.only, CLASSES):
+            shared = matching.overlap(own.seen.box, own.told.box)
+            places, positives = next(own.outcomes((0.5,)))
+            overlaps += [shared[row, place] for row, place in enumerate(places) if place >= 0]
+            total += positives
+    return f"recall {_said(len(overlaps) / max(total, 1))}", f"mean IoU {_said(float(np.mean(overlaps or [0.0])))}"
+
+
+def _said(value: float | None) -> str:
+    return "none" if value is None else f"{value:.4f}"
+
+
+def watch(small: Detector, drives: Sequence[Rendered]) -> list[Frame]:
+    return [frame for drive in drives for frame in judged(small(drive.pictures), drive.boxes)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--minutes", type=float, default=12, help="of one core")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--worlds", type=int, default=400, help="seeds of the world")
+    parser.add_argument("--frames", type=int, default=20, help="of each, at the key-frame rate")
+    parser.add_argument("--held-back", type=int, default=160, help="seeds of the world to be judged on")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    begin = time.process_time()
+    drives = list(rendered(TRAIN, options.worlds, options.frames, KEYFRAME_FPS))
+    frames = labelled([p for d in drives for p in d.pictures], [b for d in drives for b in d.boxes])
+    print(f"{len(frames)} frames of {len(drives)} worlds in {time.process_time() - begin:.0f} s", flush=True)
+    begin = time.process_time()  # a clock, not a count of steps, sets the end: the file is made once
+    network, steps = train(frames, options.seed, lambda _: (time.process_time() - begin) / (60 * options.minutes))
+    tensors = {name: value.half() for name, value in network.state_dict().items()}
+    weights.fill(network, {name: value.float() for name, value in tensors.items()}, options.out)  # as it is stored
+    command = f"--minutes {options.minutes:g} --seed {options.seed} --worlds {options.worlds} --frames {options.frames}"
+    header = weights.Header(
+        "extractor",
+        asdict(DetectorConfig()),
+        size=SIZE,
+        fps=str(KEYFRAME_FPS),
+        classes=list(CLASSES),
+        ema=MEAN,
+        train={
+            "steps": steps,
+            "seed": options.seed,
+            "data": f"drivesim.world, seeds {TRAIN} to {TRAIN + len(drives) - 1}",
+            "version": drivesim.__version__,
+            "date": time.strftime("%Y-%m-%d"),
+            "hours": round(options.minutes / 60, 2),
+            "command": f"make_detector.py {command}",
+        },
+    )
+    print("sha256", weights.save(options.out, tensors, header), options.out.stat().st_size, "bytes", flush=True)
+    held, small = list(rendered(HELD, options.held_back, 12, KEYFRAME_FPS / 4)), detector.Small(network)
+    for word, chosen in (
+        ("all", held),
+        ("day", [drive for drive in held if not drive.night]),
+        ("night", [drive for drive in held if drive.night]),
+        ("all, blurred by 1 pixel", [replace(d, pictures=blurred(d.pictures)) for d in held]),
+    ):
+        print(f"{word}: {table(watch(small, chosen))}", flush=True)
+
+
+def blurred(pictures: np.ndarray) -> np.ndarray:
+    return np.stack([cv2.GaussianBlur(picture, (0, 0), 1) for picture in pictures])
+
+
+if __name__ == "__main__":
+    main()
