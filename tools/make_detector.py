@@ -231,7 +231,7 @@ def train(
     step, shown, start = 0, [0.0, 0.0], time.process_time()
     while (done := progress(step)) < 1:
         for group in optimiser.param_groups:
-            group["lr"] = lr * min(1.0, (step + 1) / 100) * (0.5 + 0.5 * math.cos(math.pi * done)) + 1e-6
+            group["lr"] = lr * min(1.0, 0.02 + 30 * done) * (0.5 + 0.5 * math.cos(math.pi * done))
         pictures, box, kind = batch(frames, size, seed, step)
         with torch.autocast("cpu", torch.bfloat16):
             logits, told = network(pictures.contiguous(memory_format=torch.channels_last))

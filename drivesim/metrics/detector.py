@@ -61,6 +61,13 @@ class Block(nn.Module):
         return F.relu(x + self.second(F.relu(self.first(x))))
 
 
+class Point(nn.Conv2d):
+    """A 1x1 convolution as a product of matrices: run as a convolution, its last bits depend on the threads."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x.permute(0, 2, 3, 1), self.weight[:, :, 0, 0], self.bias).permute(0, 3, 1, 2)
+
+
 class Network(nn.Module):
     """Down to cells of 16 pixels and back up to 4, with skips; every cell tells classes and a box.
 
@@ -76,11 +83,11 @@ class Network(nn.Module):
         self.middle = nn.Sequential(*(Block(middle) for _ in range(config.blocks[1])))
         self.deeper = nn.Conv2d(middle, coarse, 3, stride=2, padding=1)
         self.coarse = nn.Sequential(*(Block(coarse) for _ in range(config.blocks[2])))
-        self.up = nn.Conv2d(coarse, middle, 1)
+        self.up = Point(coarse, middle, 1)
         self.join = nn.Conv2d(middle, middle, 3, padding=1)
-        self.higher = nn.Conv2d(middle, fine, 1)
+        self.higher = Point(middle, fine, 1)
         self.head = Block(fine)
-        self.tell = nn.Conv2d(fine, len(CLASSES) + 4, 1)
+        self.tell = Point(fine, len(CLASSES) + 4, 1)
 
     def forward(self, frames: Tensor) -> tuple[Tensor, Tensor]:
         """float ``B 3 H W`` in [-1, 1] to logits of classes ``B K h w`` and ``B 4 h w``, which ``boxes_of`` reads."""
