@@ -3,6 +3,7 @@ traceback."""
 
 import difflib
 from collections.abc import Iterable
+from pathlib import Path
 
 EXIT_DONE = 0
 EXIT_DEFECT = 1
@@ -44,6 +45,17 @@ def out_of_memory(problem: BaseException) -> bool:
     is a RuntimeError like many others."""
     told = type(problem).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(problem)
     return isinstance(problem, MemoryError) or told
+
+
+def beside(path: str | Path) -> str | None:
+    """``did you mean 'x'?`` for a file or folder that is not there; None where nothing there is called alike."""
+    path = Path(path)
+    try:
+        names = [entry.name for entry in path.parent.iterdir()]
+    except OSError:
+        return None
+    close = difflib.get_close_matches(path.name, names, n=1, cutoff=0.6)
+    return f"did you mean '{path.with_name(close[0])}'?" if close else None
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

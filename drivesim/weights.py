@@ -8,9 +8,11 @@ of others have no such header: ``public`` finds them in a folder of the diffuser
 import hashlib
 import json
 import os
+import re
 import shlex
+import shutil
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
@@ -25,6 +27,7 @@ FORMAT = 1
 PUBLIC = "diffusion_pytorch_model"
 Shape = tuple[int, ...]
 PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
+PART = re.compile(r"\..+?(\.(?P<pid>\d+))?\.part")  # a file, or a folder, that is not whole yet
 
 
 @dataclass(frozen=True)
@@ -61,13 +64,27 @@ class Header:
 
 
 def save(file: str | Path, tensors: Mapping[str, Tensor], header: Header) -> str:
-    """Writes atomically (temporary file in the same folder, fsync, replace); returns the SHA-256 of the file."""
+    """Writes whole or not at all (see ``replacing``); returns the SHA-256 of the file.
+
+    Raises:
+        Mistake: a tensor holds values that are not finite, or the file cannot be written; what was there stays.
+    """
     from safetensors.torch import save as serialise
 
     content = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    check_finite(content, file)
     data = serialise(content, metadata={"drivesim": json.dumps(asdict(header), sort_keys=True)})
     write_atomic(file, data)
     return hashlib.sha256(data).hexdigest()
+
+
+def check_finite(tensors: Mapping[str, Tensor], where: object) -> None:
+    """Raises:
+    Mistake: one of ``tensors`` holds a value that is not finite, by name.
+    """
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise Mistake(f"{name} holds values that are not finite: it is not written", where=where)
 
 
 def save_public(file: str | Path, tensors: Mapping[str, Tensor]) -> None:
@@ -81,36 +98,113 @@ def save_public(file: str | Path, tensors: Mapping[str, Tensor]) -> None:
         shared = storage.data_ptr() in seen or storage.nbytes() != tensor.numel() * tensor.element_size()
         seen.add(storage.data_ptr())
         content[name] = tensor.detach().clone() if shared else tensor.detach().contiguous()
-    file = Path(file)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.part")
+    with replacing(file) as part:
+        save_file(content, str(part), metadata={"format": "pt"})
+
+
+@contextmanager
+def writing(file: str | Path) -> Iterator[None]:
+    """Says of an error of the system in its block that ``file`` could not be written: a full disk is no defect.
+
+    Raises:
+        Mistake: the file and the system's words, one line.
+    """
     try:
-        save_file(content, str(temporary), metadata={"format": "pt"})
-        with open(temporary, "rb") as written:
-            os.fsync(written.fileno())
-        os.replace(temporary, file)
-    finally:
-        temporary.unlink(missing_ok=True)
+        yield
+    except OSError as problem:
+        raise Mistake(f"cannot be written: {problem.strerror or problem}", where=file) from problem
+
+
+@contextmanager
+def replacing(file: str | Path) -> Iterator[Path]:
+    """A temporary file beside ``file`` to be written, which becomes ``file`` whole once the block ends: flushed to the
+    disk, then put in its place, so that what was there stays until then, also when the machine dies in between. After
+    an error it is removed; after ``kill -9`` ``sweep`` finds it.
+
+    Raises:
+        Mistake: it cannot be written.
+    """
+    file = Path(file)
+    part = file.with_name(f".{file.name}.{os.getpid()}.part")
+    with writing(file):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield part
+            with open(part, "rb") as written:
+                os.fsync(written.fileno())
+            os.replace(part, file)
+        finally:
+            with suppress(OSError):
+                part.unlink(missing_ok=True)
+        folder = os.open(file.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
 
 
 def write_atomic(file: str | Path, data: bytes) -> None:
-    """``data`` becomes ``file`` whole or not at all, also when the machine dies in between."""
-    file = Path(file)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.part")
+    """``data`` becomes ``file`` whole or not at all; see ``replacing``."""
+    with replacing(file) as part:
+        part.write_bytes(data)
+
+
+def copy_atomic(source: Path, file: Path) -> None:
+    """As ``write_atomic``, of the bytes of ``source``, which may be many."""
+    with open(source, "rb") as opened, replacing(file) as part, open(part, "wb") as out:
+        shutil.copyfileobj(opened, out, 1 << 20)
+
+
+def append(file: Path, text: str, sync: bool = False) -> None:
+    """Puts whole lines behind those of ``file``, all of them or none.
+
+    Args:
+        sync: they are on the disk when this returns.
+
+    Raises:
+        Mistake: they cannot be written.
+    """
+    data = text.encode()
+    with writing(file):
+        handle = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        try:
+            before = os.fstat(handle).st_size
+            try:
+                while data:
+                    data = data[os.write(handle, data) :]
+                if sync:
+                    os.fsync(handle)
+            except OSError:
+                with suppress(OSError):
+                    os.ftruncate(handle, before)
+                raise
+        finally:
+            os.close(handle)
+
+
+def sweep(*folders: Path) -> list[Path]:
+    """Removes what processes that are gone left half-written in ``folders``; returns what it was."""
+    found = [entry for folder in folders if folder.is_dir() for entry in folder.iterdir() if _orphan(entry.name)]
+    for entry in found:
+        with writing(entry):
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink(missing_ok=True)
+    return found
+
+
+def _orphan(name: str) -> bool:
+    match = PART.fullmatch(name)
+    if match is None:
+        return False
+    pid = int(match["pid"] or 0)  # 0: versions before named no process
+    if pid in (0, os.getpid()):  # in a container the process before had our number; we have written nothing yet
+        return True
     try:
-        with open(temporary, "wb") as out:
-            out.write(data)
-            out.flush()
-            os.fsync(out.fileno())
-        os.replace(temporary, file)
-    finally:
-        temporary.unlink(missing_ok=True)
-    folder = os.open(file.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except (PermissionError, OverflowError):
+        pass
+    return False
 
 
 def header(file: str | Path, stage: str | Iterable[str] | None = None) -> Header:

@@ -1,17 +1,28 @@
-"""What happens around a training step: the count of steps, the line on the terminal, the curves, the checkpoints."""
+"""What happens around a training step: the count of steps, bad steps, the line on the terminal, the curves, the
+checkpoints."""
 
 import csv
+import io
 import math
-import os
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 import pytorch_lightning as pl
-from pytorch_lightning.callbacks import Callback, Checkpoint
+import torch
+from pytorch_lightning.callbacks import Callback, Checkpoint, WeightAveraging
 from rich.console import Console
+from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+from drivesim import weights
+from drivesim.errors import Interrupted, Mistake
+from drivesim.signals import Stop
+from drivesim.training import checkpoints
 
 LOG_EVERY = 10
+NAMED = 6  # samples, or clips, that an error names
 SURE_AFTER = 5  # steps: the first are slower, and a rate from none of them is no rate
 
 
@@ -34,6 +45,98 @@ class Count(Callback):
         pl_module.steps_done += 1
         if pl_module.progress >= 1.0:
             trainer.should_stop = True
+
+
+class Average(WeightAveraging):
+    """The averaged weights; a step that was skipped leaves them alone."""
+
+    def __init__(self, decay: float):
+        super().__init__(multi_avg_fn=get_ema_multi_avg_fn(decay))
+
+    @property
+    def module(self) -> nn.Module | None:
+        """The model that holds the averages, once the training has begun."""
+        return None if self._average_model is None else self._average_model.module
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if pl_module.flaw is None:
+            super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+
+
+class BadSteps(Callback):
+    """Counts and tells the steps that ``Stage`` skipped, and ends a training that comes to nothing.
+
+    After ``most`` of them in a row, or at once where the weights or their average hold a value that is not finite:
+    every later step would be bad. They are looked at after a bad step and every ``LOG_EVERY``; no checkpoint is written
+    of them in any case.
+
+    Args:
+        average: None where there is none.
+        clip: the clip that a sample is of, by its number; None where that is not known.
+    """
+
+    def __init__(self, name: str, most: int, average: Average | None, clip: Callable[[int], str] | None):
+        self.name, self.most, self.average, self.clip = name, most, average, clip
+        self.console = Console(stderr=True)
+        self.recent: list[int] = []
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        step, bad = pl_module.steps_done, pl_module.flaw is not None
+        if not bad:
+            pl_module.bad_in_a_row, self.recent = 0, []
+            if step % LOG_EVERY == 0:
+                self._check_weights(pl_module, step, batch)
+            return
+        pl_module.skipped += 1
+        pl_module.bad_in_a_row += 1
+        self.recent += spoiled(batch) or _samples(batch)
+        words = f"{self.name}: step {step} is skipped: {pl_module.flaw}{_spoiled_words(batch)}"
+        self.console.print(f"{words}; {self._named(_samples(batch))}", highlight=False, markup=False, soft_wrap=True)
+        self._check_weights(pl_module, step, batch)
+        if pl_module.bad_in_a_row >= self.most:
+            what = f"{pl_module.bad_in_a_row} steps in a row were skipped, up to step {step}: {pl_module.flaw}"
+            mend = "look at these clips; or take a lower loop.lr, and --resume goes on from the last checkpoint"
+            raise Mistake(f"{what}{_spoiled_words(batch)}; {self._named(self.recent)}", where=self.name, mend=mend)
+
+    def _check_weights(self, stage: nn.Module, step: int, batch: Any) -> None:
+        held = {"weights": stage, "averaged weights": self.average and self.average.module}
+        for words, module in held.items():
+            for name, tensor in module.state_dict().items() if module is not None else ():
+                if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+                    what = f"the {words} are not finite at step {step}, first {name}"
+                    mend = "--resume goes on from the last checkpoint, which is sound"
+                    raise Mistake(f"{what}; {self._named(_samples(batch))}", where=self.name, mend=mend)
+
+    def _named(self, samples: list[int]) -> str:
+        """``samples 24, 25 (clips a.mp4, b.mp4)``."""
+        words = f"sample{'s' * (len(samples) > 1)} {_few(list(map(str, samples)))}"
+        if self.clip is None or not samples:
+            return words
+        clips = list(dict.fromkeys(map(self.clip, samples)))
+        return f"{words} (clip{'s' * (len(clips) > 1)} {_few(clips)})"
+
+
+def spoiled(batch: Any) -> list[int]:
+    """The samples of ``batch`` that hold a value that is not finite."""
+    samples = _samples(batch)
+    bad = torch.zeros(len(samples), dtype=torch.bool)
+    for tensor in batch.values() if isinstance(batch, Mapping) else ():
+        if isinstance(tensor, Tensor) and tensor.is_floating_point() and len(tensor) == len(samples):
+            bad |= ~torch.isfinite(tensor).flatten(1).all(1).cpu() if tensor.ndim > 1 else ~torch.isfinite(tensor).cpu()
+    return [sample for sample, wrong in zip(samples, bad.tolist(), strict=True) if wrong]
+
+
+def _spoiled_words(batch: Any) -> str:
+    found = spoiled(batch)
+    return f", and sample{'s' * (len(found) > 1)} {_few(list(map(str, found)))} came with such values" if found else ""
+
+
+def _samples(batch: Any) -> list[int]:
+    return [int(n) for n in batch["sample"]] if isinstance(batch, Mapping) and "sample" in batch else []
+
+
+def _few(words: list[str]) -> str:
+    return ", ".join(words[:NAMED]) + (f" and {len(words) - NAMED} more" if len(words) > NAMED else "")
 
 
 class Progress(Callback):
@@ -64,43 +167,58 @@ class Progress(Callback):
 
 
 class Curves(Callback):
-    """``metrics.csv``: what the stage logs, every few steps; a resumed run goes on behind the rows it had by then."""
+    """``metrics.csv``: what the stage logs, every few steps; a resumed run goes on behind the rows it had by then.
+
+    Rows are put behind each other whole; where a column comes in later, as ``skipped`` does with the first bad step,
+    the file is written anew.
+    """
 
     def __init__(self, file: Path):
         self.file = file
+        self.rows: list[dict[str, str]] = []
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        rows = self._rows() if pl_module.steps_done else []
-        self.names = list(rows[0]) if rows else []
-        self._write([row for row in rows if _step(row) <= pl_module.steps_done], "w")
+        done = pl_module.steps_done
+        self.rows = [row for row in rows(self.file) if _step(row) <= done] if done else []
+        weights.write_atomic(self.file, _text(self.rows, header=True).encode())
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         if pl_module.steps_done % LOG_EVERY and pl_module.steps_done > 1 and not trainer.should_stop:
             return
         row = {name: f"{float(value):.7g}" for name, value in trainer.callback_metrics.items()}
         row = {"step": str(pl_module.steps_done), **row}
-        if not self.names:
-            self.names = list(row)
-            self._write([row], "w")
+        if pl_module.skipped:
+            row["skipped"] = str(pl_module.skipped)
+        names = _names(self.rows)
+        self.rows.append(row)
+        if names == _names(self.rows):
+            weights.append(self.file, _text([row], names))
         else:
-            self._write([row], "a")
+            weights.write_atomic(self.file, _text(self.rows, header=True).encode())
 
-    def _rows(self) -> list[dict[str, str]]:
-        if not self.file.exists():
-            return []
-        with open(self.file, newline="", encoding="utf-8") as opened:
-            return list(csv.DictReader(opened))
 
-    def _write(self, rows: list[dict[str, str]], mode: str) -> None:
-        with open(self.file, mode, newline="", encoding="utf-8") as opened:
-            writer = csv.DictWriter(opened, self.names, extrasaction="ignore")
-            if mode == "w" and self.names:
-                writer.writeheader()
-            writer.writerows(rows)
+def rows(file: Path) -> list[dict[str, str]]:
+    """Of a table that may end in a line that was cut off."""
+    text = file.read_text(encoding="utf-8", errors="replace") if file.exists() else ""
+    whole = text[: text.rfind("\n") + 1]
+    return [{name: value for name, value in row.items() if value} for row in csv.DictReader(io.StringIO(whole))]
+
+
+def _names(rows: list[dict[str, str]]) -> list[str]:
+    return list(dict.fromkeys(name for row in rows for name in row))
+
+
+def _text(rows: list[dict[str, str]], names: list[str] | None = None, header: bool = False) -> str:
+    out = io.StringIO(newline="")
+    writer = csv.DictWriter(out, names or _names(rows), restval="")
+    if header and rows:
+        writer.writeheader()
+    writer.writerows(rows)
+    return out.getvalue()
 
 
 def _step(row: dict[str, str]) -> float:
-    """A line that a crash cut off counts as later than all."""
+    """A line that a crash has spoiled counts as later than all."""
     try:
         return float(row["step"])
     except (KeyError, TypeError, ValueError):
@@ -108,18 +226,25 @@ def _step(row: dict[str, str]) -> float:
 
 
 class Checkpoints(Checkpoint):
-    """Lightning's checkpoints as ``step-00001000.ckpt``, every so many steps (0: none) and at the end.
+    """Lightning's checkpoints as ``step-00001000.ckpt``, every so many steps (0: none), at the end and before the work
+    is laid down because it was asked to stop; of the older ones all but the ``kept`` newest go.
 
     Lightning's own callback counts steps of optimisers, of which the autoencoder has two: it would miss some steps and
-    misname others.
+    misname others. It also saves within the handler of a signal, where a second process or thread may hang.
     """
 
-    def __init__(self, folder: Path, every: int):
-        self.folder, self.every = folder, every
+    def __init__(self, out: Path, every: int, kept: int, stop: Stop):
+        self.out, self.every, self.kept, self.stop = out, every, kept, stop
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        self.stop.listen()  # Lightning has put its own handler before ours, which ends the run without a checkpoint
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        if trainer.should_stop or (self.every and pl_module.steps_done % self.every == 0):
-            file = self.folder / f"step-{pl_module.steps_done:08d}.ckpt"
-            part = file.with_name(f".{file.name}.part")
-            trainer.save_checkpoint(part)
-            os.replace(part, file)
+        due = self.every and pl_module.steps_done % self.every == 0
+        if trainer.should_stop or self.stop.asked or due:
+            file = checkpoints.named(self.out, pl_module.steps_done)
+            trainer.save_checkpoint(file)
+            checkpoints.rotate(file, self.kept)
+        if self.stop.asked and not trainer.should_stop:
+            mend = "the same command with --resume goes on"
+            raise Interrupted(f"{self.out}: stopped at step {pl_module.steps_done}; {mend}")

@@ -7,9 +7,10 @@ demos.
 
 import logging
 import math
+import signal
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +18,15 @@ from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Callback, WeightAveraging
+from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import TensorBoardLogger
-from torch.optim.swa_utils import get_ema_multi_avg_fn
+from torch import Tensor
 
-from drivesim.errors import Interrupted, Mistake
-from drivesim.training.callbacks import Checkpoints, Count, Curves, Progress
+from drivesim import weights
+from drivesim.errors import Interrupted, Mistake, out_of_memory
+from drivesim.signals import Stop
+from drivesim.training import checkpoints
+from drivesim.training.callbacks import Average, BadSteps, Checkpoints, Count, Curves, Progress
 from drivesim.training.pictures import Pictures
 
 NOISE = (
@@ -46,6 +50,9 @@ class LoopConfig:
     clip: largest norm of the gradient.
     precision: Lightning's.
     checkpoint_every, sample_every: steps between checkpoints, and between sample pictures; 0 for the end only.
+    checkpoints_kept: the newest that stay; 0 for all. Two more than one, as the newest may be damaged.
+    bad_steps: a step whose loss or gradient is not finite is skipped; after so many in a row the training ends. With
+        16-mixed those count, too, by which the scale of the loss is found.
     """
 
     steps: int = 1000
@@ -61,8 +68,12 @@ class LoopConfig:
     precision: Literal["bf16-mixed", "16-mixed", "32-true"] = "bf16-mixed"
     checkpoint_every: int = 1000
     sample_every: int = 0
+    checkpoints_kept: int = 3
+    bad_steps: int = 10
 
     def __post_init__(self) -> None:
+        if self.checkpoints_kept < 0 or self.bad_steps < 1:
+            raise Mistake("needs checkpoints_kept >= 0 and bad_steps >= 1", field="loop")
         if self.steps < 1 or self.batch < 1 or not 0.0 <= self.ema < 1.0:
             raise Mistake("needs steps >= 1, batch >= 1 and 0 <= ema < 1", field="loop")
         if self.lr <= 0 or (self.minutes is not None and self.minutes <= 0):
@@ -70,7 +81,11 @@ class LoopConfig:
 
 
 class Stage(pl.LightningModule):
-    """A LightningModule with a budget: the base of every stage."""
+    """A LightningModule with a budget: the base of every stage.
+
+    A step whose loss or gradient is not finite is skipped: its gradients are dropped before the optimiser sees them.
+    ``flaw`` says then what was wrong, in words; ``skipped`` counts such steps, ``bad_in_a_row`` the latest.
+    """
 
     def __init__(self, loop: LoopConfig):
         super().__init__()
@@ -78,6 +93,9 @@ class Stage(pl.LightningModule):
         self.started = time.monotonic()
         self.steps_done = 0
         self.minutes_before = 0.0
+        self.flaw: str | None = None
+        self.skipped = self.bad_in_a_row = 0
+        self._loss: Tensor | None = None
 
     @property
     def minutes_spent(self) -> float:
@@ -101,16 +119,26 @@ class Stage(pl.LightningModule):
         self.started = time.monotonic()
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        self.flaw = None
         for optimizer in self.trainer.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = self.rate()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["drivesim"] = {"steps_done": self.steps_done, "minutes": self.minutes_spent}
+        checkpoint["drivesim"] = {
+            "steps_done": self.steps_done,
+            "minutes": self.minutes_spent,
+            "skipped": self.skipped,
+            "bad_in_a_row": self.bad_in_a_row,
+        }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.steps_done = checkpoint["drivesim"]["steps_done"]
-        self.minutes_before = checkpoint["drivesim"]["minutes"]
+        kept = checkpoint["drivesim"]
+        self.steps_done, self.minutes_before = kept["steps_done"], kept["minutes"]
+        self.skipped, self.bad_in_a_row = kept.get("skipped", 0), kept.get("bad_in_a_row", 0)
+
+    def on_before_backward(self, loss: Tensor) -> None:
+        self._loss = loss.detach()
 
     def optimiser(self, parameters: Any) -> torch.optim.Optimizer:
         return torch.optim.AdamW(parameters, lr=self.loop.lr, weight_decay=self.loop.weight_decay, fused=True)
@@ -118,47 +146,87 @@ class Stage(pl.LightningModule):
     def configure_gradient_clipping(
         self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
     ) -> None:
-        """Clips by norm; Lightning's own way refuses fused optimisers under mixed precision, loss scaling or not."""
+        """Clips by norm; Lightning's own way refuses fused optimisers under mixed precision, loss scaling or not.
+
+        The last thing before the optimiser, so here a bad step is dropped: without gradients its step does nothing.
+        Once one optimiser of a step was, so are the others.
+        """
         held = [p for group in optimizer.param_groups for p in group["params"]]
-        torch.nn.utils.clip_grad_norm_(held, self.loop.clip)
+        norm = torch.nn.utils.clip_grad_norm_(held, self.loop.clip)
+        loss = norm if self._loss is None else self._loss
+        if self.flaw is None and not bool(torch.isfinite(loss) & torch.isfinite(norm)):
+            self.flaw = "the gradient is not finite" if bool(torch.isfinite(loss)) else f"the loss is {float(loss)}"
+        if self.flaw is not None:
+            for parameter in held:
+                parameter.grad = None
 
 
-def train(stage: Stage, data: pl.LightningDataModule, name: str, out: Path, device: str, resume: bool) -> None:
+def train(
+    stage: Stage,
+    data: pl.LightningDataModule,
+    name: str,
+    out: Path,
+    device: str,
+    resume: bool,
+    clip: Callable[[int], str] | None = None,
+) -> None:
     """Fits ``stage``; afterwards it holds the averaged weights.
 
     Writes ``checkpoints/step-*.ckpt``, ``metrics.csv``, TensorBoard's events and ``samples/`` under ``out``.
 
+    Args:
+        resume: go on from the newest checkpoint that is whole.
+        clip: the clip that a sample is of, to be named when something is wrong with it.
+
     Raises:
-        Mistake: nothing to resume from.
-        Interrupted: Ctrl-C; ``resume`` goes on from the last checkpoint.
+        Mistake: nothing to resume from, too little memory, a file that cannot be written, or values that are not finite
+            (see ``BadSteps``).
+        Interrupted: SIGTERM, SIGUSR1 or Ctrl-C, after the step that it came into and its checkpoint, or at once when
+            asked twice; ``resume`` goes on.
     """
-    loop = stage.loop
-    checkpoints = out / "checkpoints"
-    if resume and steps_in(latest(out)) >= loop.steps:  # only the weight file is missing
-        content = torch.load(latest(out), map_location="cpu", weights_only=True)
+    loop, begin = stage.loop, latest(out) if resume else None
+    if begin is not None and steps_in(begin) >= loop.steps:  # only the weight file is missing
+        content = checkpoints.read(begin)
         stage.on_load_checkpoint(content)
         stage.load_state_dict(content["state_dict"])  # the averaged ones: Lightning keeps the others beside them
         return
-    callbacks: list[Callback] = [Count(), Progress(name), Curves(out / "metrics.csv"), *averaging(stage)]
+    average = averaging(stage)
+    callbacks: list[Callback] = [Count(), BadSteps(name, loop.bad_steps, average[0] if average else None, clip)]
+    callbacks += [Progress(name), Curves(out / "metrics.csv"), *average]
     if hasattr(stage, "pictures"):
         callbacks.append(Pictures(out / "samples", loop.sample_every))
-    callbacks.append(Checkpoints(checkpoints, loop.checkpoint_every))
-    with quiet():
+    with quiet(), Stop("step", signal.SIGTERM, signal.SIGUSR1, signal.SIGINT) as stop, weights.writing(out):
+        callbacks.append(Checkpoints(out, loop.checkpoint_every, loop.checkpoints_kept, stop))
+        logger = TensorBoardLogger(out, name="", version="events")
         trainer = trainer_for(
-            stage, device, callbacks, logger=TensorBoardLogger(out, name="", version="events"), log_every_n_steps=10
+            stage, device, callbacks, logger=logger, log_every_n_steps=10, plugins=[checkpoints.Store()]
         )
         try:
-            trainer.fit(stage, datamodule=data, ckpt_path=str(latest(out)) if resume else None)
-        except SystemExit:  # Lightning's answer to Ctrl-C
-            mend = (
-                "the same command with --resume goes on" if any(checkpoints.glob("step-*.ckpt")) else "nothing is kept"
-            )
+            trainer.fit(stage, datamodule=data, ckpt_path=begin and str(begin))
+        except SystemExit:  # Lightning's answer to Ctrl-C, and to a signal while nothing has begun yet
+            kept = any((out / checkpoints.FOLDER).glob(checkpoints.NAMES))
+            mend = "the same command with --resume goes on" if kept else "nothing is kept"
             raise Interrupted(f"{out}: stopped at step {stage.steps_done}; {mend}") from None
+        except (RuntimeError, MemoryError) as problem:
+            if not out_of_memory(problem):
+                raise
+            raise Mistake(
+                f"a step of batch {loop.batch} does not fit into the memory of {device}",
+                where=f"train {name}",
+                mend=smaller(loop.batch),
+            ) from None
 
 
-def averaging(stage: Stage) -> list[Callback]:
+def smaller(batch: int) -> str:
+    """What to try when a step of ``batch`` samples takes too much memory."""
+    if batch > 1:
+        return f"try loop.batch={batch // 2}, in another --out: a run keeps the batch that it began with"
+    return "a single sample does not fit: take a smaller model or size, or a device with more memory"
+
+
+def averaging(stage: Stage) -> list[Average]:
     """EMA, where there is to be one."""
-    return [WeightAveraging(multi_avg_fn=get_ema_multi_avg_fn(stage.loop.ema))] if stage.loop.ema else []
+    return [Average(stage.loop.ema)] if stage.loop.ema else []
 
 
 def trainer_for(stage: Stage, device: str, callbacks: list[Callback], **more: Any) -> pl.Trainer:
@@ -193,23 +261,15 @@ def quiet() -> Iterator[None]:
                 logger.setLevel(level)
 
 
-def latest(out: Path) -> Path:
-    """The newest checkpoint of a run.
+def latest(out: Path, tell: Callable[[str], None] = lambda line: None) -> Path:
+    """The newest checkpoint of a run that is whole; ``tell`` hears of each that is not.
 
     Raises:
         Mistake: there is none.
     """
-    found = sorted((out / "checkpoints").glob("step-*.ckpt"))
-    if not found:
-        raise Mistake("no checkpoint to resume from", where=out, mend="leave --resume away to begin")
-    return found[-1]
+    return checkpoints.newest(out, tell)
 
 
 def steps_in(checkpoint: Path) -> int:
     """How many steps a checkpoint has behind it, so that the loader can go on behind them."""
-    try:
-        content = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    except Exception:  # torch has a dozen kinds for a file that is not whole
-        mend = "remove it: --resume then takes the one before"
-        raise Mistake("not a whole checkpoint", where=checkpoint, mend=mend) from None
-    return int(content["drivesim"]["steps_done"])
+    return int(checkpoints.read(checkpoint)["drivesim"]["steps_done"])

@@ -11,6 +11,8 @@ from einops import rearrange
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import TensorBoardLogger
 
+from drivesim import weights
+
 
 class Pictures(Callback):
     def __init__(self, folder: Path, every: int):
@@ -28,8 +30,8 @@ class Pictures(Callback):
         stage.eval()
         grid = rearrange(stage.pictures(), "r c h w k -> (r h) (c w) k")
         stage.train(was_training)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        cv2.imwrite(str(self.folder / f"step-{stage.steps_done:08d}.png"), np.ascontiguousarray(grid[..., ::-1]))
+        png = cv2.imencode(".png", np.ascontiguousarray(grid[..., ::-1]))[1]
+        weights.write_atomic(self.folder / f"step-{stage.steps_done:08d}.png", png.tobytes())
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 logger.experiment.add_image("samples", grid, stage.steps_done, dataformats="HWC")

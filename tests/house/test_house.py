@@ -18,7 +18,7 @@ ROWS = (
     {"training", "rollout", "metrics"},
     {"data", "world"},
     {"models", "diffusion"},
-    {"scene", "config", "schema", "yamlfile", "weights", "pickled", "randomness"},
+    {"scene", "config", "schema", "yamlfile", "weights", "pickled", "randomness", "signals"},
     {"errors"},
 )
 LEAVES = ROWS[-2] | ROWS[-1]

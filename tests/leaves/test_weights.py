@@ -122,6 +122,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(Mistake, match="cannot be written: No space left") as told:
         weights.write_atomic(file, b"new")
+    assert told.value.where == file
     assert file.read_bytes() == b"old" and os.listdir(file.parent) == ["w"]

@@ -1,0 +1,176 @@
+"""Checkpoints on the disk: ``step-00001000.ckpt``, whole or not at all, and its SHA-256 beside it.
+
+Lightning's own writer stages in $TMPDIR and moves, which is no single step from one file system to another, and keeps
+silent about a folder that it may not write to. Here a file is put in its place once it is flushed, is read back from
+the disk, and only then are its hash written and older ones removed. A resumed run takes the newest that is what its
+hash says.
+"""
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+from lightning_fabric.plugins.io import CheckpointIO
+from torch import Tensor
+
+from drivesim import weights
+from drivesim.errors import Mistake
+
+FOLDER, NAMES = "checkpoints", "step-*.ckpt"
+
+
+class Store(CheckpointIO):
+    """How Lightning writes and reads checkpoints."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        save(checkpoint, Path(path))
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> Any:
+        return torch.load(path, map_location="cpu", weights_only=True)
+
+    def remove_checkpoint(self, path: Any) -> None:
+        remove(Path(path))
+
+
+def named(out: Path, step: int) -> Path:
+    return out / FOLDER / f"step-{step:08d}.ckpt"
+
+
+def hash_file(file: Path) -> Path:
+    return file.with_name(f"{file.name}.sha256")
+
+
+def save(content: Mapping[str, Any], file: Path) -> None:
+    """Raises:
+    Mistake: a tensor in it is not finite, it cannot be written, or the disk gives back other bytes; what was there
+        stays, or is gone in the last case.
+    """
+    weights.check_finite(dict(_tensors(content)), file)
+    with weights.replacing(file) as part:
+        with open(part, "wb") as out:
+            sink = _Hashed(out)
+            try:
+                torch.save(content, sink)  # type: ignore[arg-type]  # a sink is all that it asks for
+            except Exception:
+                if sink.problem is not None:  # of which torch's own words are "unexpected pos"
+                    raise sink.problem from None
+                raise
+        hash_file(file).unlink(missing_ok=True)  # of the file that is replaced: a wrong hash is worse than none
+    if file.stat().st_size != sink.size or _read_back(file) != sink.digest.hexdigest():
+        file.unlink()
+        raise Mistake("the disk gives back other bytes than were written", where=file, mend="--out on another disk")
+    weights.write_atomic(hash_file(file), f"{sink.digest.hexdigest()}  {file.name}\n".encode())
+
+
+def rotate(newest: Path, kept: int) -> None:
+    """Removes what is older than the ``kept`` newest up to ``newest``, which has been verified; 0 keeps all."""
+    older = [file for file in sorted(newest.parent.glob(NAMES)) if file.name < newest.name]
+    for file in older[: max(0, len(older) + 1 - kept)] if kept else []:
+        remove(file)
+
+
+def remove(file: Path) -> None:
+    with weights.writing(file):
+        file.unlink(missing_ok=True)  # first: a hash without a file is nobody's, a file without its hash might be taken
+        hash_file(file).unlink(missing_ok=True)
+
+
+def newest(out: Path, tell: Callable[[str], None]) -> Path:
+    """The newest checkpoint of a run that is whole; ``tell`` hears of each that is passed over, and why.
+
+    Raises:
+        Mistake: there is none.
+    """
+    found = sorted((out / FOLDER).glob(NAMES), reverse=True)
+    if not found:
+        raise Mistake("no checkpoint to resume from", where=out, mend="leave --resume away to begin")
+    for file in found:
+        why = flaw(file)
+        if why is None:
+            return file
+        tell(f"{file} is passed over: {why}")
+    mend = "begin again in another --out"
+    raise Mistake(f"none of its {len(found)} checkpoints is whole", where=out / FOLDER, mend=mend)
+
+
+def flaw(file: Path) -> str | None:
+    """What is wrong with a checkpoint, None where nothing is. One without a hash, of a version before or of a process
+    that was killed between the two, is read instead."""
+    try:
+        if hash_file(file).is_file():
+            told = hash_file(file).read_text(encoding="ascii", errors="replace").split()
+            if told[:1] != [weights.sha256(file)]:
+                return f"{file.stat().st_size} bytes that are not what {hash_file(file).name} says"
+            return None
+    except OSError as problem:
+        return f"cannot be read: {problem.strerror}"
+    try:
+        read(file)
+    except Mistake as mistake:
+        return f"{mistake.what}, and has no {hash_file(file).name}"
+    return None
+
+
+def read(file: Path) -> dict[str, Any]:
+    """Raises:
+    Mistake: not a whole checkpoint of ours.
+    """
+    try:
+        content = torch.load(file, map_location="cpu", weights_only=True)
+        int(content["drivesim"]["steps_done"])
+    except Exception:  # torch has a dozen kinds for a file that is not whole
+        mend = "remove it: --resume then takes the one before"
+        raise Mistake("not a whole checkpoint", where=file, mend=mend) from None
+    return content
+
+
+def orphans(out: Path) -> None:
+    """Removes hashes whose checkpoint is gone: a process was killed while it removed both."""
+    for file in (out / FOLDER).glob(f"{NAMES}.sha256"):
+        if not file.with_suffix("").exists():
+            with weights.writing(file):
+                file.unlink()
+
+
+class _Hashed:
+    """A file that is being written: its bytes are counted and hashed on their way, torch writes them in order."""
+
+    def __init__(self, out: IO[bytes]):
+        self.out, self.digest, self.size = out, hashlib.sha256(), 0
+        self.problem: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        try:
+            self.out.write(data)
+        except OSError as problem:
+            self.problem = problem
+            raise
+        self.digest.update(data)
+        self.size += len(data)
+        return len(data)
+
+    def flush(self) -> None:
+        self.out.flush()
+
+
+def _read_back(file: Path) -> str:
+    """The hash of what is on the disk, not of what the system still has in memory, where it can be told to forget."""
+    if hasattr(os, "posix_fadvise"):
+        with open(file, "rb") as opened:
+            os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    return weights.sha256(file)
+
+
+def _tensors(content: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
+    """Every tensor within mappings and lists, by its path."""
+    if isinstance(content, Tensor):
+        yield name, content
+    elif isinstance(content, Mapping):
+        for key, value in content.items():
+            yield from _tensors(value, f"{name}.{key}" if name else str(key))
+    elif isinstance(content, list | tuple):
+        for n, value in enumerate(content):
+            yield from _tensors(value, f"{name}[{n}]")
