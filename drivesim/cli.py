@@ -388,6 +388,8 @@ def _evaluate_options(parser: Parser) -> None:
     _dry_run(parser)
     _device(parser)
 
+    parser.add_argument("--boxes", action="store_true", help="also whether traffic is where the boxes say")
+    parser.add_argument("--detector", metavar="NAME", help="for --boxes: detector-v1 (default), or FILE.onnx")
 
 def _evaluate(args: argparse.Namespace) -> None:
     real, generated = _paths(args, "REAL", "GENERATED")
@@ -416,6 +418,8 @@ def _compare_options(parser: Parser) -> None:
     _fps(parser, "of all clips (default: the lowest of the videos')")
     parser.add_argument("--seed", type=seed, metavar="S", help="of the pairs, their places and sides (default 0)")
     parser.add_argument(
+        boxes=args.boxes,
+        detector=args.detector,
         "--conditioned",
         action="store_true",
         default=None,
@@ -537,7 +541,7 @@ COMMANDS = {
         _generate,
     ),
     "evaluate": Command(
-        "REAL GENERATED [--protocol NAME] [--extractor FILE] [--fps R] [--json FILE] [--out DIR] ...",
+        "REAL GENERATED [--protocol NAME] [--extractor FILE] [--boxes] [--fps R] [--json FILE] [--out DIR] ...",
         "score generated video against real video, with a receipt",
         "drivesim evaluate ~/held-back runs/two --json score.json",
         _evaluate_options,

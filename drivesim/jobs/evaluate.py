@@ -8,15 +8,12 @@ killed one goes on, and the number of processes does not matter.
 import itertools
 import json
 import os
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from rich.console import Console
 from rich.markup import escape
@@ -26,27 +23,25 @@ from drivesim import weights
 from drivesim.data.gather import Source, gather
 from drivesim.data.pairs import names as by_name
 from drivesim.errors import Mistake
-from drivesim.jobs import report
-from drivesim.jobs.preflight import Estimate, Part, Room, check_disk, check_memory
-from drivesim.jobs.processes import Team, processes
+from drivesim.jobs import obey, report
+from drivesim.jobs.foresee import foresee
+from drivesim.jobs.processes import processes
 from drivesim.metrics import i3d, paired, protocols, published, videomae
 from drivesim.metrics.builtin import NAME as BUILTIN
 from drivesim.metrics.builtin import Builtin, BuiltinFrames
+from drivesim.metrics.detection import Detector
 from drivesim.metrics.drift import width_for
 from drivesim.metrics.features import Extractor
 from drivesim.metrics.inception import Inception
-from drivesim.metrics.measure import BATCH_FRAMES, FRAMES, Cache, Item, Ruler, Wanted, measure, missing, prepared
-from drivesim.metrics.measure import clips as clips_of
+from drivesim.metrics.measure import Cache, Ruler, measure, missing
 from drivesim.metrics.protocols import Protocol
 from drivesim.metrics.receipt import Receipt, Score, comparable, refuse_unlike
 from drivesim.metrics.score import collect, receipt_for, scores, too_few
 from drivesim.metrics.survey import Probes, Side, Tally, check_rates, survey
-from drivesim.report import terminal
+from drivesim.report import Scores, terminal
 from drivesim.rollout import memory
 
 HANDED_BACK_EVERY = 16  # clips after which freed memory goes back to the system
-LONG = 20  # batches; what takes fewer is over before it has been foreseen
-READ = 3  # clips that are read to see how long one takes
 SHOWN = 8  # files of one reason that are named on the terminal
 FRAMES_IN_BATCH = {"cpu": 64, "cuda": 256, "mps": 64}
 
@@ -64,6 +59,8 @@ class Settings:
         window: seconds of a stretch of the drift curve; None = a twelfth of the longest video.
         cache: folder for features, kept by the content of the video.
         pairs: also PSNR, SSIM and LPIPS of each generated video against the real one of its name.
+        boxes: also whether traffic is where the boxes say, as ``detector`` sees it.
+        detector: ``detector-v1`` or an ONNX file with its YAML beside it; None = the former.
     """
 
     protocol: str | None = None
@@ -76,6 +73,8 @@ class Settings:
     precision: Literal["32", "bf16"] = "32"
     cache: Path | None = None
     pairs: bool = False
+    boxes: bool = False
+    detector: str | None = None
 
 
 def run(
@@ -100,7 +99,7 @@ def run(
         dry_run: says what it will take, and stops before anything is measured or written.
 
     Returns:
-        The scores, ``drivesim.score/1``, as plain values: FVD, KVD, FID.
+        The scores, ``drivesim.score/1``, as plain values: FVD, KVD, FID, and what ``settings`` ask for beside them.
 
     Raises:
         Mistake: an unknown protocol, weights that do not fit it, no video, too few clips, rates that differ, or scores
@@ -110,13 +109,15 @@ def run(
     protocol, earlier = _protocol(settings), _earlier(against)
     folder = settings.cache or default_cache()
     with processes(device, devices) as team:
-        ruler = _ruler(protocol, settings, team.device)
+        ruler, detector = _ruler(protocol, settings, team.device), _detector(settings, team.device)
         rulers = (ruler, replace(ruler, controls=False))
         console, names = Console(quiet=team.rank > 0), (real, generated)
         probes = Probes(folder, kept=not dry_run)
-        places, sides, pairs = team.first(lambda: _surveyed(names, ruler, settings, probes, team.cores, console))
+        places, sides, pairs, watch = team.first(
+            lambda: _surveyed(names, ruler, settings, probes, team.cores, console, detector)
+        )
         _refuse_rules(earlier, receipt_for(ruler, *sides), against)
-        team.first(lambda: _preflight(sides, rulers, folder, team, console, dry_run))
+        team.first(lambda: foresee(sides, rulers, folder, team, console, dry_run))
         if dry_run:
             return []
         failed: dict[str, str] = {}
@@ -134,6 +135,8 @@ def run(
         made = scores(ruler, receipt, sides, (vectors[0], vectors[1]), settings.window)
         if pairs:
             made += _pairs(pairs, receipt, settings, team.device, console)
+        if watch is not None and detector is not None:
+            made += _obedience(watch, detector, settings, console)
     found = [score.plain() for score in made]
     if earlier:
         refuse_unlike(earlier[0], found[0], against)
@@ -149,17 +152,20 @@ def _surveyed(
     probes: Probes,
     readers: int,
     console: Console,
-) -> tuple[tuple[list[Source], list[Source]], tuple[Side, Side], list[tuple[Source, Source]]]:
-    """What stands on both sides: all videos, the clips that are taken, and, if asked for, the pairs of one name.
+    detector: Detector | None,
+) -> tuple[tuple[list[Source], list[Source]], tuple[Side, Side], list[tuple[Source, Source]], obey.Plan | None]:
+    """What stands on both sides: all videos, the clips that are taken, and, if asked for, the pairs of one name, and
+    what ``detector`` looks at.
 
     Raises:
-        Mistake: no video, too few clips, rates that differ, or no pairs.
+        Mistake: no video, too few clips, rates that differ, no pairs, or no boxes.
     """
     places = (gather(names[0]), gather(names[1]))
     pairs = _named_alike(names, places) if settings.pairs else []
+    watch = None if detector is None else obey.planned(names, places, obey.is_file(settings.detector), settings.fps)
     sides = _survey(places, ruler.protocol, probes, readers, console)
     _check(sides, places, ruler, names)
-    return places, sides, pairs
+    return places, sides, pairs, watch
 
 
 def default_cache() -> Path:
@@ -190,6 +196,14 @@ def _ruler(protocol: Protocol, settings: Settings, device: torch.device) -> Rule
     return Ruler(protocol, clip, frame, settings.controls, batch, f"{settings.precision} {device.type}")
 
 
+def _detector(settings: Settings, device: torch.device) -> Detector | None:
+    if settings.boxes:
+        return obey.detector(settings.detector, device)
+    if settings.detector is not None:
+        raise Mistake("has no meaning without --boxes", where="--detector")
+    return None
+
+
 def _clip_network(protocol: Protocol, settings: Settings, device: torch.device) -> Extractor:
     if protocol.extractor == BUILTIN:
         if settings.precision != "32":
@@ -206,77 +220,6 @@ def _clip_network(protocol: Protocol, settings: Settings, device: torch.device) 
             raise Mistake("VideoMAE runs in float32 alone", where="--precision")
         return videomae.VideoMAE(settings.extractor, device, protocol.resize)
     return i3d.I3D(settings.extractor, device, protocol.resize, protocol.epsilon, settings.precision)
-
-
-# --- what it will take ------------------------------------------------------------------------------------------------
-
-
-def _preflight(
-    sides: tuple[Side, Side], rulers: Sequence[Ruler], folder: Path, team: Team, console: Console, dry_run: bool
-) -> None:
-    """Says what the pass will take, where it is long or where nothing else is asked for.
-
-    Raises:
-        Mistake: memory or disk do not suffice.
-    """
-    todo = [
-        [left for wanted in side.videos if (left := missing(wanted, Cache(folder, own))).clips]
-        for side, own in zip(sides, rulers, strict=True)
-    ]
-    clips = [sum(len(wanted.clips) for wanted in side) for side in todo]
-    ruler, room = rulers[0], Room.at(folder, team.device)
-    rows = sum(count * (len(own.words) - 2) for count, own in zip(clips, rulers, strict=True))  # through the network
-    if sum(clips) == 0 or (not dry_run and rows < LONG * ruler.batch):
-        if dry_run:
-            console.print("evaluate will take no time: all features are in the cache", highlight=False)
-        return
-    disk = 4 * (rows * ruler.clip.dim + sum(clips) * FRAMES * ruler.frame.dim)
-    check_disk(disk, room, folder, "name a --cache on another disk, or take fewer --clips")
-    with memory.measured(team.device) as piece:
-        reading, batch, frames = _tried([wanted for side in todo for wanted in side], ruler)
-    together = team.size if team.device.type == "cpu" else 1  # processes that share the memory
-    peak = None if piece.peak is None else piece.peak * together
-    fit = 0 if piece.peak is None or room.memory is None else room.memory // piece.peak
-    mend = f"--devices {fit} fits" if together > 1 and fit else "a --device with more memory"
-    check_memory(peak, room, "evaluate", mend)
-    networks = (
-        Part(f"batches of {ruler.clip.name}", rows / ruler.batch / team.size, batch),
-        Part("batches of single frames", sum(clips) * FRAMES / BATCH_FRAMES / team.size, frames),
-    )
-    read = Part("clips to read", sum(clips) / team.size, reading / team.cores)
-    if team.device.type != "cpu":  # readers and networks work side by side; on a CPU they share the cores
-        beside = sum(part.calls * part.seconds for part in networks)
-        read = replace(read, seconds=max(0.0, read.seconds - beside / read.calls))
-    fits = f"--devices {fit}" if together > 1 else ""
-    Estimate("evaluate", (*networks, read), peak, disk, f"features of {sum(clips)} clips", fits).show(room, console)
-
-
-def _tried(todo: list[Wanted], ruler: Ruler) -> tuple[float, float, float]:
-    """Seconds to read and prepare a clip, and of a batch of either network; of the first video that can be read."""
-    for wanted in todo:
-        begin, made = time.perf_counter(), list[Item]()
-        try:
-            for clip, frames in islice(clips_of(wanted, ruler.protocol), READ):
-                made.append(prepared(wanted, clip, frames, ruler))
-        except Mistake:
-            continue  # the pass leaves it out, and says why
-        reading = (time.perf_counter() - begin) / len(made)
-        whole, single = made[0].prepared, made[0].frames
-        assert whole is not None and single is not None
-        return (
-            reading,
-            _seconds(ruler.clip, np.repeat(whole[None], ruler.batch, axis=0)),
-            _seconds(ruler.frame, np.repeat(single[:1, None], BATCH_FRAMES, axis=0)),
-        )
-    return 0.0, 0.0, 0.0
-
-
-def _seconds(network: Extractor, batch: np.ndarray) -> float:
-    """Of a batch, the second one: the first also sets up."""
-    network(torch.from_numpy(batch))
-    begin = time.perf_counter()
-    network(torch.from_numpy(batch))
-    return time.perf_counter() - begin
 
 
 # --- the pass ---------------------------------------------------------------------------------------------------------
@@ -379,6 +322,15 @@ def _pairs(
     return [replace(score, left_out=left_out.counted("pair")) for score in paired.scores(found, called, receipt, width)]
 
 
+def _obedience(watch: obey.Plan, detector: Detector, settings: Settings, console: Console) -> list[Score]:
+    with _bar(console) as bar:
+        task = bar.add_task(f"frames before {detector.name}", total=watch.frames)
+        found = obey.measured(watch, detector, settings.window, lambda frames: bar.advance(task, frames))
+    if not found:
+        console.print("[yellow]warning[/] no box is large and visible enough to be judged: obedience has no score")
+    return found
+
+
 def _bar(console: Console) -> Progress:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     return Progress(
@@ -439,7 +391,10 @@ def _tell(
                     more = f"{len(files) - SHOWN} more: {escape(words)}"
                     console.print(f"[yellow]{kind}[/] {name}: {more}", **line)
     console.print(terminal.table(found))
-    for warning in found[0]["warnings"]:
+    for score in found:
+        if score["obedience"] is not None:
+            console.print(terminal.obedience(score))
+    for warning in dict.fromkeys(words for score in found for words in score["warnings"]):
         console.print(f"[yellow]warning[/] {escape(warning)}", **line)
     for now in found if earlier else []:
         before = next((score for score in earlier if score["metric"] == now["metric"]), None)
@@ -448,10 +403,9 @@ def _tell(
         else:
             why = ", ".join(comparable(now, before)) + " differ" if before else "not scored before"
             console.print(f"{escape(now['metric'])}: not compared ({why})", highlight=False)
-    if found[0]["usable_until"] is not None:
-        end = found[0]["curve"][-1]["t1"]
-        held = found[0]["usable_until"] >= end
-        console.print(f"usable until {found[0]['usable_until']:.1f} s" + (", its end" if held else f" of {end:.1f} s"))
+    stamp = Scores(found).stamp
+    if stamp is not None:
+        console.print(f"{stamp.words}: {escape(stamp.because)}", **line)
     console.print(terminal.markdown(found), highlight=False, soft_wrap=True, markup=False)
 
 

@@ -39,6 +39,7 @@ class Receipt:
         dtype: of the features and of the sums.
         clips_real, clips_generated: hashes of the lists of clips.
         version: of drivesim.
+        rules: what else must agree, where a score has such; None = none.
     """
 
     protocol: str
@@ -56,6 +57,7 @@ class Receipt:
     clips_real: str
     clips_generated: str
     version: str
+    rules: str | None = None
 
 
 @dataclass(frozen=True)
@@ -67,12 +69,16 @@ class Score:
         value: the plug-in distance, as it is published. It is biased upward, the more so the fewer clips there are.
         estimate, se: by the jackknife, without that bias, and its standard error.
         floor: the plug-in distance between two halves of the real clips, split by drive.
-        controls: ``{frozen, shuffled}``: what worthless video scores.
+        controls: ``{frozen, shuffled}``: what worthless video scores; of ``ap50`` ``{shuffled, true}``: what boxes of
+            another video score, and what true frames do.
         curve: the value over time, see ``drift.Window``; ``band`` what most of it is held against.
         usable_until: second at which the curve leaves the band.
         statistics: for long ones: the cheap statistics of each stretch, ``{band, generated, real}``.
         videos: for long ones: ``{video, seconds, usable_until, because}`` by the cheap statistics.
         notes: what is remarkable about videos that were scored.
+        obedience: of ``ap50``: ``{truth, threshold}``; ``whole``, and the same of the controls ``true`` and
+            ``shuffled``: counts and numbers as of ``obedience.whole``; ``by_class``, ``by_size``, ``true_by_class``,
+            ``true_by_size``, ``by_second`` and ``by_video``: as the functions of ``obedience`` of these names say.
     """
 
     metric: str
@@ -92,6 +98,7 @@ class Score:
     usable_until: float | None = None
     videos: list[dict[str, Any]] | None = None
     statistics: dict[str, Any] | None = None
+    obedience: dict[str, Any] | None = None
     schema: str = SCHEMA
 
     def plain(self) -> dict[str, Any]:

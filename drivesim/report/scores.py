@@ -19,7 +19,7 @@ OPEN = 12  # videos whose rows are seen at once
 MOST = 200  # rows of a table: more are counted, not shown
 WIDE, SMALL, THIRD = (6.1, 2.9), (3.9, 2.9), (3.2, 2.4)  # inches; SMALL is also what a telephone shows
 HASH = 16  # digits of a hash that tell it apart
-HIGHER = ("psnr", "ssim")  # are better when higher; all else is a distance
+HIGHER = ("psnr", "ssim", "ap50")  # are better when higher; all else is a distance
 
 
 @dataclass(frozen=True)
@@ -78,13 +78,16 @@ def stamp(score: Plain) -> Stamp | None:
     if not known(until) or not measured:
         return None
     last, metric = curve[-1]["t1"], score["metric"]
+    leaves, stays = f"{metric} leaves the band", f"{metric} stays in the band"
+    if score.get("obedience"):
+        leaves, stays = f"traffic leaves its boxes ({metric})", f"traffic keeps to its boxes ({metric})"
     end = min(last, max((row["seconds"] for row in score.get("videos") or []), default=last))
     if until < min(end, measured[-1]["t1"]):
-        return Stamp(until, end, f"{metric} leaves the band")
+        return Stamp(until, end, leaves)
     if measured[-1] is curve[-1]:
-        return Stamp(end, end, f"{metric} stays in the band")
+        return Stamp(end, end, stays)
     reached = min(end, measured[-1]["t1"])
-    return Stamp(reached, end, f"{metric} stays in the band; later stretches have too few clips", reached)
+    return Stamp(reached, end, f"{stays}; later stretches have too few clips", reached)
 
 
 def video_stamp(row: Plain) -> Stamp:
@@ -104,14 +107,16 @@ class Scores:
 
     @cached_property
     def stamp(self) -> Stamp | None:
-        """Of the first score with a curve, and which others leave their bands before."""
+        """The earliest of all scores that have a curve and a band, and when the others leave theirs."""
         stamps = [(score["metric"], found) for score in self.scores if (found := stamp(score))]
         if not stamps:
             return None
-        first = stamps[0][1]
-        earlier = [f"; {metric} leaves its own at {clock(other.until)}" for metric, other in stamps[1:]
-                   if not other.held and other.until < first.until]  # fmt: skip
-        return replace(first, because=first.because + "".join(earlier))
+        metric, first = min(stamps, key=lambda pair: (pair[1].held, pair[1].until))
+        others = [(name, other) for name, other in stamps if name != metric]
+        if first.held:
+            return replace(first, because="; ".join([first.because, *(other.because for _, other in others)]))
+        later = [f"; {name} {'does not' if other.held else f'does at {clock(other.until)}'}" for name, other in others]
+        return replace(first, because=first.because + "".join(later))
 
     @property
     def lead(self) -> str:
@@ -177,6 +182,8 @@ class Scores:
         """Metric, and its curve; the first is the largest, and is drawn for a narrow page as well."""
         found: list[tuple[str, Markup, Markup | str]] = []
         for score in self.scores:
+            if score.get("obedience"):  # is better when higher: it has curves of its own
+                continue
             size = THIRD if _paired(score) else SMALL if found else WIDE
             wide, small = _drawn(score, size), "" if found else _drawn(score, SMALL)
             if wide:

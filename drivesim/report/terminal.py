@@ -7,7 +7,8 @@ from rich.table import Table
 
 
 def table(found: list[dict[str, Any]]) -> Table:
-    """The scores beside their floors and controls, for the terminal."""
+    """The scores beside their floors and controls, for the terminal; of obedience there is a table apart."""
+    found = [score for score in found if not score.get("obedience")]
     receipt = found[0]["receipt"]
     taken = f"{receipt['frames']} frames at {receipt['fps']} fps"
     counted = f"{found[0]['n_generated']} generated clips, {found[0]['n_real']} real"
@@ -22,6 +23,37 @@ def table(found: list[dict[str, Any]]) -> Table:
         rows[f"control: real, {word}"] = [score["controls"].get(word) for score in found]
     for name, values in rows.items():
         grid.add_row(name, *("" if value is None else f"{value:.4g}" for value in values))
+    return grid
+
+
+NUMBERS = {
+    "ap50": "AP50, mean of classes",
+    "ap": "AP50:95",
+    "any50": "AP50, any class",
+    "missing": "missing, of boxes",
+    "hallucinated": "hallucinated, of detections",
+    "hallucinated_per_frame": "  in a frame",
+    "iou": "overlap of what is found (IoU)",
+    "centre": "  its centre off, of the diagonal",
+    "centre_pixels": "  in pixels",
+    "confused": "  of another class",
+    "switches": "identity switches in 100 found",
+}
+
+
+def obedience(score: dict[str, Any]) -> Table:
+    """The numbers of an ``ap50`` beside those of true frames and of other boxes."""
+    about, receipt = score["obedience"], score["receipt"]
+    whole = about["whole"]
+    counted = f"{whole['boxes']} boxes in {whole['frames']} frames of {whole['videos']} videos"
+    grid = Table(title=f"traffic where the boxes say: {escape(receipt['extractor']['name'])}; {counted}")
+    sides = {"generated": whole, "true frames": about["true"], "other boxes": about["shuffled"]}
+    sides = {name: numbers for name, numbers in sides.items() if numbers is not None}
+    for name in ("", *sides):
+        grid.add_column(name, justify="right" if name else "left")
+    for key, words in NUMBERS.items():
+        values = (numbers[key] for numbers in sides.values())
+        grid.add_row(words, *("" if value is None else f"{value:.3g}" for value in values))
     return grid
 
 
@@ -45,6 +77,7 @@ def markdown(found: list[dict[str, Any]]) -> str:
     cells |= {"clips real / generated": f"{found[0]['n_real']} / {found[0]['n_generated']}"}
     cells |= {"frames @ fps": f"{receipt['frames']} @ {receipt['fps']}"}
     for score in found:
-        spread = "" if score["se"] is None else f" (jackknife {score['estimate']:.4g} ± {score['se']:.2g})"
+        how = "bootstrap" if score.get("obedience") else "jackknife"
+        spread = "" if score["se"] is None else f" ({how} {score['estimate']:.4g} ± {score['se']:.2g})"
         cells[score["metric"]] = f"{score['value']:.4g}{spread}"
     return f"| {' | '.join(cells)} |\n{'|---' * len(cells)}|\n| {' | '.join(cells.values())} |"

@@ -14,7 +14,7 @@ import torch
 from drivesim import weights
 from drivesim.data.latents import BOX, LatentCache
 from drivesim.errors import Interrupted, Mistake
-from drivesim.jobs import encode, evaluate, index, preflight, rehearsal, train
+from drivesim.jobs import encode, evaluate, foresee, index, preflight, rehearsal, train
 from drivesim.jobs.preflight import GIB, MIB, Estimate, Law, Part, Room, check_disk, check_memory, duration
 from drivesim.rollout import memory
 from drivesim.training.autoencoder import AutoencoderStage
@@ -289,7 +289,7 @@ def test_evaluate(
         "disk",
     ] and "features of 12 clips" in said[3]
     room["disk"] = 100
-    monkeypatch.setattr(evaluate, "LONG", 0)
+    monkeypatch.setattr(foresee, "LONG", 0)
     with pytest.raises(Mistake, match="of disk"):
         evaluate.run(world, world, settings=settings)
     assert not (tmp_path / "cache" / "features").exists() and not list(tmp_path.rglob("*.safetensors"))

@@ -114,9 +114,13 @@ def test_a_stamp_says_how_long_a_curve_stays_in_its_band(changes, words, held):
 def test_no_stamp_without_a_curve_and_the_stamp_names_who_leaves_before():
     assert stamp(scores()[1]) is None and stamp(scores(curve=windows((None, None)))[0]) is None
     fvd, kvd, fid = scores()
-    assert Scores([fvd, kvd, fid]).stamp.because == "fvd[builtin-v1] leaves the band"
+    assert Scores([fvd, kvd]).stamp.because == "fvd[builtin-v1] leaves the band"
+    assert Scores([fvd, kvd, fid]).stamp.because == "fvd[builtin-v1] leaves the band; fid[builtin-v1] does at 30 s"
     earlier = Scores([fvd, kvd, fid | {"usable_until": 10.0}]).stamp
-    assert earlier.because == "fvd[builtin-v1] leaves the band; fid[builtin-v1] leaves its own at 10 s"
+    assert (earlier.until, earlier.words) == (10.0, "Usable until 10 s of 40 s")
+    assert earlier.because == "fid[builtin-v1] leaves the band; fvd[builtin-v1] does at 30 s"
+    held = Scores([fvd | {"usable_until": 40.0}, kvd, fid | {"usable_until": 40.0}]).stamp
+    assert held.held and held.because == "fvd[builtin-v1] stays in the band; fid[builtin-v1] stays in the band"
     assert Scores([kvd]).stamp is None and "over time" not in shown([kvd])
 
 
