@@ -25,8 +25,14 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         required = message.partition("the following arguments are required: ")[2]
-        what = f"{required} is required" if required else message.removeprefix("argument ")
-        raise Mistake(what, mend=f"'{self.prog} --help' shows how it is used")
+        what, mend = message.removeprefix("argument "), f"'{self.prog} --help' shows how it is used"
+        if wrong := re.fullmatch(r"(\S+): invalid choice: '(.*)' \(choose from (.*)\)", what):
+            what, mend = f"{wrong[1]}: '{wrong[2]}' is not known", nearest(wrong[2], re.findall(r"[\w-]+", wrong[3]))
+        raise Mistake(f"{required} is required" if required else what, where=self.name, mend=mend)
+
+    @property
+    def name(self) -> str:
+        return self.prog.removeprefix("drivesim ")
 
     def read(self, words: Sequence[str]) -> argparse.Namespace:
         """The arguments, options in any order.
@@ -39,7 +45,7 @@ class Parser(argparse.ArgumentParser):
             option = word.partition("=")[0]
             if option.startswith("-") and option not in known and not re.fullmatch(r"-|-[\d.].*", option):
                 names = [name for name in known if name.startswith("--")]
-                raise Mistake(f"unknown option '{option}'", where=self.prog, mend=nearest(option, names))
+                raise Mistake(f"unknown option '{option}'", where=self.name, mend=nearest(option, names))
         return self.parse_intermixed_args(list(words))
 
 
@@ -63,6 +69,7 @@ class Command:
             allow_abbrev=False,
         )
         parser.add_argument("words", nargs="*", help=argparse.SUPPRESS)
+        parser.set_defaults(command=name)
         self.options(parser)
         parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
         return parser
@@ -205,10 +212,11 @@ def _chosen(name: str) -> str:
 
 def _paths(args: argparse.Namespace, *names: str) -> list[Path]:
     """The words of the command, which must be as many as ``names``."""
+    expected = f"expected: {' '.join(['drivesim', args.command, *names])}"
     if len(args.words) > len(names):
-        raise Mistake(f"unexpected argument '{args.words[len(names)]}'", mend=f"expected: {' '.join(names) or 'none'}")
+        raise Mistake(f"unexpected argument '{args.words[len(names)]}'", where=args.command, mend=expected)
     if len(args.words) < len(names):
-        raise Mistake(f"{names[len(args.words)]} is missing", mend=f"expected: {' '.join(names)}")
+        raise Mistake(f"{names[len(args.words)]} is missing", where=args.command, mend=expected)
     return [Path(word) for word in args.words]
 
 
@@ -216,6 +224,10 @@ def _file_and_overrides(words: Sequence[str], what: str) -> tuple[Path | None, l
     """At most one file among ``key=value`` overrides, in any order."""
     overrides = [word for word in words if OVERRIDE.match(word)]
     files = [word for word in words if not OVERRIDE.match(word)]
+    for word in files:
+        if re.fullmatch(r"[a-z]\w*(\.[a-z]\w*)+", word) and Path(word).suffix not in (".yaml", ".yml"):
+            if not Path(word).exists():
+                raise Mistake("no such file", where=word, mend=f"a setting has a value: {word}=VALUE")
     if len(files) > 1:
         raise Mistake(f"unexpected argument '{files[1]}'", mend=f"expected: one {what}, then overrides as key=value")
     return (Path(files[0]) if files else None), overrides
@@ -376,7 +388,9 @@ def _evaluate_options(parser: Parser) -> None:
     parser.add_argument("--clips", type=count, metavar="N", help="most clips of a side, instead of the protocol's")
     parser.add_argument("--no-controls", action="store_true", help="leave out what frozen and shuffled clips score")
     parser.add_argument("--pairs", action="store_true", help="also PSNR, SSIM, LPIPS of videos with the same name")
-    parser.add_argument("--window", type=rate, metavar="S", help="seconds of a stretch of the curve over time")
+    parser.add_argument("--boxes", action="store_true", help="also whether traffic is where the boxes say")
+    parser.add_argument("--detector", metavar="NAME", help="for --boxes: detector-v1 (default), or FILE.onnx")
+    parser.add_argument("--window", type=seconds, metavar="S", help="seconds of a stretch of the curve over time")
     parser.add_argument("--precision", choices=("32", "bf16"), default="32", help="of I3D (default 32)")
     parser.add_argument("--against", type=Path, metavar="FILE", help="a scores.json from before, to compare with")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the scores with their receipts here")
@@ -388,8 +402,6 @@ def _evaluate_options(parser: Parser) -> None:
     _dry_run(parser)
     _device(parser)
 
-    parser.add_argument("--boxes", action="store_true", help="also whether traffic is where the boxes say")
-    parser.add_argument("--detector", metavar="NAME", help="for --boxes: detector-v1 (default), or FILE.onnx")
 
 def _evaluate(args: argparse.Namespace) -> None:
     real, generated = _paths(args, "REAL", "GENERATED")
@@ -406,6 +418,8 @@ def _evaluate(args: argparse.Namespace) -> None:
         precision=args.precision,
         cache=args.cache,
         pairs=args.pairs,
+        boxes=args.boxes,
+        detector=args.detector,
     )
     device = _chosen(args.device)
     evaluate.run(real, generated, args.out, args.json, settings, device, args.devices, args.against, args.dry_run)
@@ -418,8 +432,6 @@ def _compare_options(parser: Parser) -> None:
     _fps(parser, "of all clips (default: the lowest of the videos')")
     parser.add_argument("--seed", type=seed, metavar="S", help="of the pairs, their places and sides (default 0)")
     parser.add_argument(
-        boxes=args.boxes,
-        detector=args.detector,
         "--conditioned",
         action="store_true",
         default=None,

@@ -139,6 +139,9 @@ def _set(values: dict[str, Any], path: list[str], value: Any, override: str) -> 
 
 def _mistake(cls: type, values: Any, errors: list[ErrorDetails], where: object) -> Mistake:
     """One of ``errors``: an unknown key before all others, which may follow from it; else what lies deepest."""
+    if errors[0]["type"] == "json_invalid":  # a character that is half of one, a number of thousands of digits
+        what = errors[0]["msg"].removeprefix("Invalid JSON: ")
+        return Mistake(f"holds what is no value ({what})", where=where or "command line", mend="write it in UTF-8")
     error = min(errors, key=lambda each: (each["type"] != "unexpected_keyword_argument", -len(each["loc"])))
     path = _path(values, error)
     holder, name = schema.holder(cls, path), next((part for part in reversed(path) if isinstance(part, str)), "")
@@ -155,6 +158,9 @@ def _mistake(cls: type, values: Any, errors: list[ErrorDetails], where: object) 
         what, meant = f"{given} is not known", nearest(error["input"], re.findall("'(.*?)'", error["ctx"]["expected"]))
     elif error["input"] is None:
         what = "a value is expected, not null"
+    elif error["type"] == "dataclass_type" and isinstance(error["input"], (int, float, str, bool)):
+        what = f"a mapping of keys is expected, not {given}"
+        meant = f"write {_field(path)}.KEY=VALUE, or {name}: {{KEY: VALUE}} in a file"
     else:
         same = [each for each in errors if _path(values, each) == path]
         what = f"{' or '.join(dict.fromkeys(map(_wanted, same)))} is expected, not {given}"

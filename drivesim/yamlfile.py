@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from drivesim.errors import Mistake
+from drivesim.errors import Mistake, beside
 
 LARGEST = 16 << 20  # bytes of a file
 DEEPEST = 100  # brackets in brackets
@@ -61,7 +61,9 @@ def read(file: str | Path) -> dict[str, Any]:
             raise Mistake(f"is larger than {LARGEST >> 20} MiB, which no settings are", where=file)
         content = _content(Path(file).read_text(encoding="utf-8"), file)
     except FileNotFoundError:
-        raise Mistake("no such file", where=file, mend="see configs/ for those that exist") from None
+        raise Mistake("no such file", where=file, mend=beside(file) or "see configs/ for those that exist") from None
+    except IsADirectoryError:
+        raise Mistake("is a folder", where=file, mend="a YAML file is expected") from None
     except (OSError, UnicodeDecodeError) as problem:
         raise Mistake(f"cannot be read: {problem}", where=file) from None
     except (yaml.YAMLError, ValueError) as problem:  # ValueError: a date that no calendar has

@@ -7,7 +7,7 @@ from itertools import takewhile
 from pathlib import Path
 
 from drivesim.data import index, video
-from drivesim.errors import Mistake
+from drivesim.errors import Mistake, beside
 
 PATTERN = set("*?[")
 
@@ -58,7 +58,7 @@ def gather(place: str | Path) -> list[Source]:
         if sources:
             return sources
         raise Mistake("the pattern fits no video", where=place)
-    raise Mistake("no such file or folder", where=place)
+    raise Mistake("no such file or folder", where=place, mend=beside(place))
 
 
 def _beside(one: Path, pattern: Path) -> list[Source]:

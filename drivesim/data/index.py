@@ -223,6 +223,7 @@ def whole_folder(out: Path) -> Iterator[Path]:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise Mistake("exists already and is not empty", where=out, mend="remove it, or choose another --out")
     part = out.with_name(f".{out.name}.{os.getpid()}.part")
+    anew = [parent for parent in part.parents if not parent.exists()]
     try:
         part.mkdir(parents=True)
     except OSError as problem:
@@ -234,6 +235,9 @@ def whole_folder(out: Path) -> Iterator[Path]:
         os.replace(part, out)
     finally:
         shutil.rmtree(part, ignore_errors=True)
+        for parent in anew:
+            if not any(parent.iterdir()):
+                parent.rmdir()
 
 
 class Index:

@@ -296,10 +296,8 @@ class Latents(Dataset[Item]):
         return sum(map(len, self.held.values()))
 
     def __getitem__(self, sample: int) -> Item:
-        stride = self._stride(sample)
-        order = self._orders[stride]
-        window = self.held[stride][order.window(sample)]
-        first = window.first + int(order.uniform(sample) * (window.slack + 1))
+        window, stride = self.window(sample)
+        first = window.first + int(self._orders[stride].uniform(sample) * (window.slack + 1))
         place = window.sequence, first, self.frames, stride
         return {
             "moments": torch.from_numpy(self.cache.read(*place)),
@@ -307,6 +305,11 @@ class Latents(Dataset[Item]):
             **(self.cache.boxes(*place) if self.cache.about.boxes else {}),
             **labels(window.sequence.night, window.sequence.cars, sample),
         }
+
+    def window(self, sample: int) -> tuple[Stretch, int]:
+        """The stretch that a sample is of, and its stride."""
+        stride = self._stride(sample)
+        return self.held[stride][self._orders[stride].window(sample)], stride
 
     def _stride(self, sample: int) -> int:
         if len(self._strides) == 1:
@@ -371,3 +374,6 @@ class LatentData(Ordered):
 
     def training(self) -> Latents:
         return Latents(self.cache, self._train, self.frames, self.seed)
+
+    def clip(self, sample: int) -> str:
+        return self.training().window(sample)[0].sequence.clip_id[:12]

@@ -1,6 +1,7 @@
 """Windows of video for training, in an order that depends on the seed and the sample's number alone."""
 
 import math
+import signal
 from abc import ABC, abstractmethod
 from collections import Counter
 from dataclasses import dataclass, replace
@@ -155,6 +156,10 @@ class Ordered(lightning.LightningDataModule, ABC):
     def training(self) -> Dataset[Item]:
         """All samples, by their number."""
 
+    @abstractmethod
+    def clip(self, sample: int) -> str:
+        """What is said of the clip that a sample is of, when something is wrong with it."""
+
     def train_dataloader(self) -> DataLoader[Item]:
         trainer = self.trainer
         rank, world = (trainer.global_rank, trainer.world_size) if trainer is not None else (0, 1)
@@ -163,7 +168,18 @@ class Ordered(lightning.LightningDataModule, ABC):
 
     def _settings(self) -> dict[str, Any]:
         own = torch.Generator().manual_seed(0)  # else every new iterator takes a number from torch's global state
-        return {"num_workers": self.workers, "persistent_workers": self.workers > 0, "generator": own}
+        return {
+            "num_workers": self.workers,
+            "persistent_workers": self.workers > 0,
+            "generator": own,
+            "worker_init_fn": _unasked,
+        }
+
+
+def _unasked(worker: int) -> None:
+    """Signals that ask a training to stop reach its workers, too; it ends them itself, once it has no use for them."""
+    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
 
 
 class ClipData(Ordered):
@@ -239,8 +255,14 @@ class ClipData(Ordered):
         return found
 
     def training(self) -> Clips:
-        order = Order(self.seed, len(self._train))
-        return Clips(self._train, self.frames, self.fps, self.size, order, self.keep, self.crop, self.boxes)
+        return Clips(self._train, self.frames, self.fps, self.size, self._order, self.keep, self.crop, self.boxes)
+
+    @property
+    def _order(self) -> Order:
+        return Order(self.seed, len(self._train))
+
+    def clip(self, sample: int) -> str:
+        return str(self._train[self._order.window(sample)].entry.file)
 
 
 def _told(left_out: dict[str, int]) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 import av
 from av.video.reformatter import ColorTrc
 
-from drivesim.errors import Mistake
+from drivesim.errors import Mistake, beside
 
 MAX_PIXELS = 8192 * 4352  # 8K; what is larger is a mistake or an attack
 MIN_SIDE = 32
@@ -142,7 +142,7 @@ def _reached(path: Path) -> Path:
         real = path.resolve(strict=True)
     except FileNotFoundError:
         gone = "is a link to a file that is gone" if path.is_symlink() else "no such file"
-        raise Mistake(gone, where=path) from None
+        raise Mistake(gone, where=path, mend=beside(path)) from None
     except RuntimeError:
         raise Mistake("is a link that leads back to itself", where=path, mend="remove it") from None
     except OSError as problem:

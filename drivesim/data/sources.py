@@ -17,7 +17,7 @@ from drivesim.data import generated, labelling, video
 from drivesim.data.annotations import Remarks
 from drivesim.data.formats import Reel, known
 from drivesim.data.index import Entry, Index, Rows, identity, size_of, whole_folder
-from drivesim.errors import Mistake
+from drivesim.errors import Mistake, beside
 
 NIGHT_LUMA = 60.0
 """Below this mean luma (BT.709 weights, 0 to 255, 4 moments) a clip counts as night. The rendered world's nights lie at
@@ -124,7 +124,9 @@ def build(
     """
     source, out, recipe, remarks = Path(source), Path(out), recipe or Recipe(), remarks or Remarks()
     if not source.is_dir():
-        raise Mistake("no such folder" if not source.exists() else "is not a folder", where=source)
+        if source.exists():
+            raise Mistake("is not a folder", where=source, mend="name the folder of the clips")
+        raise Mistake("no such folder", where=source, mend=beside(source) or "name the folder of the clips")
     root = source.resolve()
     if recipe.labels:
         known.of(root / recipe.labels, recipe.format)  # before hours of reading

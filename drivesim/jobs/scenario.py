@@ -41,7 +41,10 @@ def run(action: str, file: Path | None, out: Path | None = None, form: str | Non
     if action not in ACTIONS:
         raise Mistake(f"no action '{action}'", where="scenario", mend=nearest(action, ACTIONS))
     if (form is not None) != (action == "convert"):
-        raise Mistake("belongs to convert, which needs it", where="--format")
+        if form is not None:
+            raise Mistake(f"belongs to convert, not to {action}", where="--format", mend="leave it out")
+        formats = ", ".join(each.name for each in known.WRITTEN)
+        raise Mistake("is missing: convert needs it", where="--format", mend=f"one of {formats}")
     written = None if form is None else known.written(form)
     if file is None:
         return write_schema(out)

@@ -182,7 +182,7 @@ def test_the_jobs_take_what_the_command_gives() -> None:
         ("generate --weights w --device tpu", "is not a device"),
         ("generate --weights w --device cuda:999", "no such device"),
         ("encode i --weights w --size 8x8 --phases 0", "is not a whole number from 1"),
-        ("encode i --weights w --size 8x8 --precision 16", "invalid choice: '16'"),
+        ("encode i --weights w --size 8x8 --precision 16", "'16' is not known"),
         ("evaluate a", "GENERATED is missing"),
         ("evaluate a b c", "unexpected argument 'c'"),
         ("compare a", "B is missing"),

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from drivesim.data.formats import Format, argoverse, bdd100k, coco, csv, cvat, dgp, kitti, mot, nuscenes
-from drivesim.errors import Mistake, nearest
+from drivesim.errors import Mistake, beside, nearest
 
 FORMATS: dict[str, Format] = {
     module.FORMAT.name: module.FORMAT for module in (bdd100k, kitti, cvat, coco, mot, csv, nuscenes, argoverse, dgp)
@@ -39,7 +39,7 @@ def of(place: Path, name: str | None = None) -> Format:
         Mistake: nothing there, no format claims it, or several do.
     """
     if not place.exists():
-        raise Mistake("no such file or folder of labels", where=place)
+        raise Mistake("no such file or folder of labels", where=place, mend=beside(place))
     if name is not None:
         return named(name)
     claiming = [form for form in FORMATS.values() if form.claims(place)]
