@@ -5,7 +5,7 @@ that comes out of it is checked. OpenCV runs no code from it, but its parser is 
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
@@ -117,6 +117,7 @@ class Onnx:
         self.network = self._tried(lambda: cv2.dnn.readNetFromONNX(np.frombuffer(content, np.uint8)), "be read")
         if self.network.empty():
             raise Mistake("holds no network", where=self.file)
+        self._check_inputs(content)
         self.outputs = list(self.network.getUnconnectedOutLayersNames())
         self(np.zeros((1, *self.about.size, 3), np.uint8))  # what does not fit shows before hours of video
 
@@ -127,6 +128,22 @@ class Onnx:
             Mistake: the network cannot be run, or gives something else than its description says.
         """
         return [self._seen(frame) for frame in frames]
+
+    def _check_inputs(self, content: bytes) -> None:
+        """OpenCV clamps shapes that do not fit and goes on, so the file is held to its description here."""
+        wanted = (1, 3, *self.about.size)
+        try:
+            inputs = declared(memoryview(content))
+        except (ValueError, IndexError, KeyError):
+            raise Mistake("holds no network", where=self.file) from None
+        for shape in inputs[:1]:
+            if len(shape) != 4 or any(a not in (b, None) for a, b in zip(shape, wanted, strict=True)):
+                said = " ".join("?" if n is None else str(n) for n in shape)
+                mend = f"size: [{shape[2]}, {shape[3]}]" if shape[:2] == (1, 3) and len(shape) == 4 else None
+                what = f"takes {said}, its description says {' '.join(map(str, wanted))}"
+                raise Mistake(what, where=self.file, mend=mend)
+        if len(inputs) != 1:
+            raise Mistake(f"takes {len(inputs)} inputs, one is fed", where=self.file, mend="export it with one")
 
     def _seen(self, frame: np.ndarray) -> Found:
         blob, placing = fed(frame, self.about)
@@ -177,6 +194,77 @@ def _content(file: Path) -> bytes:
         return file.read_bytes()
     except OSError as problem:
         raise Mistake(f"cannot be read: {problem.strerror}", where=file) from None
+
+
+def declared(content: memoryview) -> list[tuple[int | None, ...]]:
+    """The shapes of a network's inputs; None is any number. ``ModelProto.graph`` is field 7, its inputs are 11, its
+    constants, which old files count among the inputs, 5.
+
+    Raises:
+        ValueError, IndexError: not protobuf.
+    """
+    graph = next((value for number, value in _fields(content) if number == 7), memoryview(b""))
+    inputs, constants = list[memoryview](), set[bytes]()
+    for number, value in _fields(graph):
+        if number == 11:
+            inputs.append(value)
+        elif number == 5:
+            constants.add(bytes(next((name for n, name in _fields(value) if n == 8), memoryview(b""))))
+    found = []
+    for value in inputs:
+        parts = dict(_fields(value))
+        if bytes(parts[1]) in constants:
+            continue
+        shape = dict(_fields(dict(_fields(parts[2]))[1])).get(2, memoryview(b""))  # type, its tensor, its shape
+        sizes = (dict(_numbers(dim)).get(1) for number, dim in _fields(shape) if number == 1)
+        found.append(tuple(size or None for size in sizes))
+    return found
+
+
+def _fields(content: memoryview) -> Iterator[tuple[int, memoryview]]:
+    """Of a protobuf message, the fields that have a length: number and content."""
+    for number, value in _wire(content):
+        if isinstance(value, memoryview):
+            yield number, value
+
+
+def _numbers(content: memoryview) -> Iterator[tuple[int, int]]:
+    """Of a protobuf message, the fields that are whole numbers."""
+    for number, value in _wire(content):
+        if isinstance(value, int):
+            yield number, value
+
+
+def _wire(content: memoryview) -> Iterator[tuple[int, int | memoryview]]:
+    place = 0
+    while place < len(content):
+        key, place = _varint(content, place)
+        kind, end = key & 7, place
+        if kind == 0:
+            value, end = _varint(content, place)
+            yield key >> 3, value
+        elif kind == 2:
+            length, place = _varint(content, place)
+            end = place + length
+            if end > len(content):
+                raise ValueError("cut off")
+            yield key >> 3, content[place:end]
+        elif kind in (1, 5):
+            end = place + (8 if kind == 1 else 4)
+        else:
+            raise ValueError(f"wire type {kind}")
+        place = end
+
+
+def _varint(content: memoryview, place: int) -> tuple[int, int]:
+    value = 0
+    for shift in range(0, 70, 7):
+        byte = content[place]
+        place += 1
+        value |= (byte & 127) << shift
+        if byte < 128:
+            return value, place
+    raise ValueError("a number without an end")
 
 
 def fed(frame: np.ndarray, about: Described) -> tuple[np.ndarray, Placing]:
