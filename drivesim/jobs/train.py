@@ -3,7 +3,6 @@
 The parents' files are put beside the new ones, so that RUN/weights is complete for the next stage and for generating.
 """
 
-import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import date
@@ -13,6 +12,7 @@ from typing import Any
 import torch
 
 from drivesim import __version__, config, weights, yamlfile
+from drivesim.data.index import QUARANTINE
 from drivesim.errors import Mistake, nearest
 from drivesim.jobs.builders.autoencoder import AutoencoderRun, build_autoencoder
 from drivesim.jobs.builders.common import Built
@@ -33,6 +33,9 @@ from drivesim.jobs.builders.upsampler import (
 )
 from drivesim.jobs.rehearsal import rehearse
 from drivesim.jobs.run import recorded
+from drivesim.rollout.journal import owned
+from drivesim.rollout.log import Log
+from drivesim.training import checkpoints
 from drivesim.training.loop import latest, steps_in, train
 
 STAGES: dict[str, tuple[type, Callable[[Any, int], Built]]] = {
@@ -64,23 +67,48 @@ def run(
         dry_run: prints what the training will take (see ``rehearsal``), and writes nothing.
 
     Raises:
-        Mistake: anything of the above does not fit, or memory or disk do not suffice; nothing is written then.
-        Interrupted: Ctrl-C; ``resume`` goes on.
+        Mistake: anything of the above does not fit, another process trains in ``out``, memory or disk do not suffice
+            (nothing is written then), or see ``loop.train``.
+        Interrupted: SIGTERM, SIGUSR1 or Ctrl-C; ``resume`` goes on.
     """
     if stage not in STAGES:
         raise Mistake(f"no stage '{stage}'", where="train", mend=nearest(stage, STAGES))
-    kind, build = STAGES[stage]
-    settings: Any = config.load(kind, file, overrides)
+    settings: Any = config.load(STAGES[stage][0], file, overrides)
     if seed is not None:
         settings = replace(settings, loop=replace(settings.loop, seed=seed))
     if print_config:
         print(config.to_yaml(settings), end="")
         return out
+    if dry_run:
+        return _train(stage, settings, file, overrides, out, device, resume, None)
+    with Log() as log, owned(out):
+        return _train(stage, settings, file, overrides, out, device, resume, log)
+
+
+def _train(
+    stage: str,
+    settings: Any,
+    file: Path | None,
+    overrides: list[str],
+    out: Path,
+    device: str,
+    resume: bool,
+    log: Log | None,
+) -> Path:
+    """``log``: None stops once it is said what the training will take."""
+    build = STAGES[stage][1]
     target = out / "weights" / f"{stage}.safetensors"
-    if not resume and (target.exists() or any((out / "checkpoints").glob("step-*.ckpt"))):
+    has_run = target.exists() or any((out / checkpoints.FOLDER).glob(checkpoints.NAMES))
+    if has_run and not resume:
         raise Mistake("holds a run already", where=out, mend="--resume goes on with it; or choose another --out")
-    begin = steps_in(latest(out)) if resume else 0
+    begin = 0
+    if resume and not has_run and (out / "run.json").is_file():
+        print(f"{out} was stopped before its first checkpoint: it begins again")
+        resume = False
     if resume:
+        if log is not None:
+            checkpoints.orphans(out)
+        begin = steps_in(latest(out, print))
         _same_configuration(settings, out)
         if begin >= settings.loop.steps and target.is_file():
             return target  # nothing is left to train, and the weights are there
@@ -90,28 +118,33 @@ def run(
         with torch.random.fork_rng(devices=[]), config.located(file, overrides):
             torch.manual_seed(settings.loop.seed)
             try:
-                return build(settings, begin)
+                return begun(build(settings, begin), settings.init, stage)
             except ValueError as problem:  # torch's own word on widths and groups that do not fit
                 raise Mistake(str(problem), where=file or "train", mend="--print-config shows every value") from None
 
     if begin < settings.loop.steps:
-        rehearse(stage, built_anew, settings.loop, begin, out, device, dry_run)
-    if dry_run:
+        rehearse(stage, built_anew, settings.loop, begin, out, device, log is None)
+    if log is None:
         return target
     built = built_anew()
     left_out = {reason: count for reason, count in built.data.left_out.items() if count}
     for reason, count in left_out.items():
         print(f"{count} clip{'s' * (count > 1)} left out: {reason}")
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "config.yaml").write_text(config.to_yaml(settings))
-    with recorded(out, device, "train", stage=stage, config=config.digest(settings), left_out=left_out) as noted:
+    weights.write_atomic(out / "config.yaml", config.to_yaml(settings).encode())
+    facts = {"stage": stage, "config": config.digest(settings), "left_out": left_out}
+    built.data.quarantine = out / QUARANTINE
+    with recorded(out, device, "train", facts, log) as noted:
         with noted.timing(stage):
-            train(built.stage, built.data, stage, out, device, resume)
+            train(built.stage, built.data, stage, out, device, resume, built.data.clip)
+        if built.data.quarantine.exists():
+            passed_over = len(set(built.data.quarantine.read_text(encoding="utf-8").splitlines()))
+            noted.facts["quarantined"] = passed_over
+            print(f"{passed_over} clip{'s' * (passed_over > 1)} could not be read, see {built.data.quarantine}")
         for parent in built.parents:
-            target.parent.mkdir(parents=True, exist_ok=True)
             if parent.resolve() != (target.parent / parent.name).resolve():
-                shutil.copyfile(parent, target.parent / parent.name)
-        module, header = built.finish()
+                weights.copy_atomic(parent, target.parent / parent.name)
+        built.module.cpu()
+        header = built.header()
         provenance = {
             "steps": built.stage.steps_done,
             "seed": settings.loop.seed,
@@ -119,15 +152,27 @@ def run(
             "version": __version__,
             "date": date.today().isoformat(),
             "hours": round(built.stage.minutes_spent / 60, 4),
-        }
-        sha = weights.save(target, module.state_dict(), replace(header, ema=settings.loop.ema, train=provenance))
+        } | ({"init": weights.sha256(settings.init)} if settings.init else {})
+        sha = weights.save(target, built.module.state_dict(), replace(header, ema=settings.loop.ema, train=provenance))
         noted.facts["weights"] = {stage: sha}
     return target
 
 
+def begun(built: Built, init: str, stage: str) -> Built:
+    """``built`` with the weights in the file ``init`` instead of random ones, where one is named.
+
+    Raises:
+        Mistake: no such file, weights of another stage or of other shapes.
+    """
+    if init:
+        tensors, _ = weights.load(init, stage)
+        weights.fill(built.module, tensors, init)
+    return built
+
+
 def _same_configuration(settings: Any, out: Path) -> None:
     """Refuses to go on with other settings; what changes no step may differ."""
-    free = ("steps", "minutes", "workers", "checkpoint_every", "sample_every")
+    free = ("steps", "minutes", "workers", "checkpoint_every", "sample_every", "checkpoints_kept", "bad_steps")
     now, before = config.plain(settings), yamlfile.read(out / "config.yaml")
     for name in free:
         now["loop"].pop(name), before.get("loop", {}).pop(name, None)

@@ -199,6 +199,26 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others(chain: Cha
     assert not all((first[name] == else_[name]).all() for name in first)
 
 
+def test_training_begins_with_other_weights_of_the_stage(chain: Chain, tmp_path: Path) -> None:
+    """At a rate of nearly nothing they stay what they are; another seed begins with the same."""
+    given = [
+        f"cache={chain.out / 'cache'}",
+        f"autoencoder={chain.autoencoder}",
+        f"init={chain.image}",
+        "loop.lr=1e-12",
+    ]
+    made = trained("image", tmp_path, *given, seed=5)
+    (now, header), (before, _) = weights.load(made, "image"), weights.load(chain.image, "image")
+    assert header.train["init"] == weights.sha256(chain.image)
+    for name, tensor in before.items():
+        torch.testing.assert_close(now[name], tensor, atol=1e-6, rtol=0)
+    with pytest.raises(Mistake, match="stage 'autoencoder', not 'image'"):
+        trained("image", tmp_path / "stage", *given, f"init={chain.autoencoder}")
+    with pytest.raises(Mistake, match="of another shape"):
+        trained("image", tmp_path / "shape", *given, "model.head_channels=4", "model.cross=16")
+    assert not (tmp_path / "shape").exists()
+
+
 def test_print_config_trains_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     train.run("image", None, ["loop.steps=7"], tmp_path / "out", print_config=True)
     assert "steps: 7" in capsys.readouterr().out and not (tmp_path / "out").exists()

@@ -18,12 +18,14 @@ from drivesim.training.loop import LoopConfig
 class AutoencoderRun:
     """Args:
     index: folder that ``drivesim index`` wrote.
+    init: weights of this stage, of the same shapes, that training begins with; none named is random ones.
     size: height and width that frames are resized and cropped to.
     fps: rate at which frames are taken from the clips; the paper trains on single frames at 1 fps.
     statistics: frames that the latents' mean and deviation are measured on.
     """
 
     index: str = ""
+    init: str = ""
     size: tuple[int, int] = (512, 1024)
     fps: str | int | float = "1"
     statistics: int = 256
@@ -55,17 +57,15 @@ def build_autoencoder(settings: AutoencoderRun, begin: int) -> Built:
 
     data = clips(begin, loop.steps)
 
-    def finish() -> tuple[torch.nn.Module, weights.Header]:
+    def header() -> weights.Header:
         loader = clips(0, math.ceil(settings.statistics / loop.batch)).train_dataloader()  # however training ended
         frames = torch.cat([batch["video"].flatten(0, 1) for batch in loader])
-        model = stage.model.cpu().eval()
         latent = {
             "f": settings.model.f, "channels": settings.model.latent, "regularizer": settings.model.regularizer,
-            **latent_statistics(model, frames),
+            **latent_statistics(stage.model.eval(), frames),
         }  # fmt: skip
-        header = weights.Header(
+        return weights.Header(
             "autoencoder", config.plain(settings.model), size=settings.size, latent=latent, fps=str(settings.fps)
         )
-        return model, header
 
-    return Built(stage, data, (), data.digest, finish)
+    return Built(stage, stage.model, data, (), data.digest, header)

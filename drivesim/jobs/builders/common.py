@@ -18,13 +18,20 @@ from drivesim.training.loop import LoopConfig, Stage
 
 @dataclass(frozen=True, eq=False)
 class Built:
-    """A stage ready to train, and what becomes of it afterwards."""
+    """A stage ready to train, and what becomes of it afterwards.
+
+    Args:
+        module: what is trained and saved; ``header`` says what it is, once it is trained and on the CPU.
+        parents: weight files that lie beside it.
+        origin: names the data.
+    """
 
     stage: Stage
+    module: torch.nn.Module
     data: Any
     parents: tuple[Path, ...]
     origin: str
-    finish: Callable[[], tuple[torch.nn.Module, weights.Header]]
+    header: Callable[[], weights.Header]
 
 
 def latents_of(autoencoder: Path) -> Latents:

@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass, field
 
-import torch
-
 from drivesim import config, weights
 from drivesim.data.loader import ClipData
 from drivesim.errors import Mistake
@@ -19,12 +17,14 @@ from drivesim.training.loop import LoopConfig
 class DecoderRun:
     """Args:
     index: folder that ``drivesim index`` wrote.
+    init: weights of this stage, of the same shapes, that training begins with; none named is random ones.
     autoencoder: the weights whose decoder gets the layers.
     size: height and width that frames are resized and cropped to; none: the autoencoder's.
     fps: rate of the clips; those with fewer frames a second are left out.
     """
 
     index: str = ""
+    init: str = ""
     autoencoder: str = ""
     size: tuple[int, int] | None = None
     fps: str | int | float = "30"
@@ -54,8 +54,8 @@ def build_decoder(settings: DecoderRun, begin: int) -> Built:
     perceptual = builtin.perceptual if settings.loss.perceptual else None
     stage = DecoderStage(autoencoder, settings.decoder, settings.loss, loop, perceptual)
 
-    def finish() -> tuple[torch.nn.Module, weights.Header]:
-        header = weights.Header(
+    def header() -> weights.Header:
+        return weights.Header(
             "decoder",
             config.plain(settings.decoder),
             parents={"autoencoder": weights.sha256(file)},
@@ -64,6 +64,5 @@ def build_decoder(settings: DecoderRun, begin: int) -> Built:
             fps=str(fps),
             latent=parent.latent,
         )
-        return stage.temporal.cpu(), header
 
-    return Built(stage, data, (file,), data.digest, finish)
+    return Built(stage, stage.temporal, data, (file,), data.digest, header)

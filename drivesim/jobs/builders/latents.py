@@ -4,8 +4,6 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 
-import torch
-
 from drivesim import config, weights
 from drivesim.data.latents import LatentCache, LatentData
 from drivesim.diffusion.loss import LossConfig
@@ -26,12 +24,14 @@ from drivesim.training.loop import LoopConfig
 class ImageRun:
     """Args:
     cache: folder that ``drivesim encode`` wrote.
+    init: weights of this stage, of the same shapes, that training begins with; none named is random ones.
     autoencoder: the weights that it was encoded with.
     label_drop, box_drop: how often the labels, and the boxes, are unknown to a sample.
     box_weight: how much more the loss counts where agents are.
     """
 
     cache: str = ""
+    init: str = ""
     autoencoder: str = ""
     label_drop: float = 0.1
     box_drop: float = 0.1
@@ -46,10 +46,12 @@ class ImageRun:
 class KeyframesRun:
     """Args:
     cache: folder that ``drivesim encode`` wrote.
+    init: weights of this stage, of the same shapes, that training begins with; none named is random ones.
     image: weights of the image model; its autoencoder lies beside it. The noise schedule is the image model's [§3.1].
     """
 
     cache: str = ""
+    init: str = ""
     image: str = ""
     label_drop: float = 0.1
     box_drop: float = 0.1
@@ -64,10 +66,12 @@ class KeyframesRun:
 class InterpolationRun:
     """Args:
     cache: folder that ``drivesim encode`` wrote, at the highest of ``temporal.rates``.
+    init: weights of this stage, of the same shapes, that training begins with; none named is random ones.
     image: weights of the image model; its autoencoder lies beside it. The noise schedule is the image model's [§3.1].
     """
 
     cache: str = ""
+    init: str = ""
     image: str = ""
     label_drop: float = 0.1
     box_drop: float = 0.1
@@ -100,8 +104,8 @@ def build_image(settings: ImageRun, begin: int) -> Built:
     )  # fmt: skip
     check_boxes(image, cache)
 
-    def finish() -> tuple[torch.nn.Module, weights.Header]:
-        header = weights.Header(
+    def header() -> weights.Header:
+        return weights.Header(
             "image",
             config.plain(settings.model),
             parents={"autoencoder": weights.sha256(autoencoder)},
@@ -111,9 +115,8 @@ def build_image(settings: ImageRun, begin: int) -> Built:
             schedule=config.plain(settings.schedule),
             labels=(["night", "cars"] if image.labels else []) + (["boxes"] if image.takes_boxes else []),
         )
-        return image.cpu(), header
 
-    return Built(stage, data, (autoencoder,), cache.fingerprint, finish)
+    return Built(stage, image, data, (autoencoder,), cache.fingerprint, header)
 
 
 def build_keyframes(settings: KeyframesRun, begin: int) -> Built:
@@ -168,9 +171,9 @@ class Backbone:
     def built(
         self, name: str, stage: TemporalStage, loss: LossConfig, cache: LatentCache, data: LatentData, fps: Fraction
     ) -> Built:
-        def finish() -> tuple[torch.nn.Module, weights.Header]:
+        def header() -> weights.Header:
             own = stage.temporal.config
-            header = weights.Header(
+            return weights.Header(
                 name,
                 config.plain(own),
                 parents={"autoencoder": weights.sha256(self.autoencoder), "image": weights.sha256(self.file)},
@@ -184,9 +187,8 @@ class Backbone:
                 alpha=own.alpha,
                 norm=own.norm,
             )
-            return stage.temporal.cpu(), header
 
-        return Built(stage, data, (self.autoencoder, self.file), cache.fingerprint, finish)
+        return Built(stage, stage.temporal, data, (self.autoencoder, self.file), cache.fingerprint, header)
 
 
 def _backbone(image: str) -> Backbone:

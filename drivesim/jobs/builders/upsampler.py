@@ -3,8 +3,6 @@
 import math
 from dataclasses import dataclass, field
 
-import torch
-
 from drivesim import config, weights
 from drivesim.data.loader import ClipData
 from drivesim.diffusion.loss import LossConfig
@@ -36,6 +34,7 @@ PAPER_TEMPORAL = TemporalConfig(frames=8, depth=4, heads=4, cross=768, context="
 class UpsamplerRun:
     """Args:
     index: folder that ``drivesim index`` wrote; clips with smaller frames than ``size`` are left out.
+    init: weights of this stage, of the same shapes, that training begins with; none named is random ones.
     size: height and width of the high-resolution frames; their clips should be at least as large.
     crop: height and width of the part of them that a step sees; the model is then run on whole frames.
     fps: rate at which single frames are taken from the clips.
@@ -44,6 +43,7 @@ class UpsamplerRun:
     """
 
     index: str = ""
+    init: str = ""
     size: tuple[int, int] = (512, 1024)
     crop: tuple[int, int] = (256, 256)
     fps: str | int | float = "1"
@@ -75,6 +75,7 @@ class UpsamplerRun:
 class UpsamplerTemporalRun:
     """Args:
     index: folder that ``drivesim index`` wrote; clips with smaller frames than ``size`` are left out.
+    init: weights of this stage, of the same shapes, that training begins with; none named is random ones.
     upsampler: weights of the image upsampler; its schedule and its low-resolution frames are taken over.
     size: as of the image upsampler; null for the size that it was trained at.
     crop: height and width of the part of the frames that a step sees.
@@ -82,6 +83,7 @@ class UpsamplerTemporalRun:
     """
 
     index: str = ""
+    init: str = ""
     upsampler: str = ""
     size: tuple[int, int] | None = None
     crop: tuple[int, int] = (256, 256)
@@ -106,8 +108,8 @@ def build_upsampler(settings: UpsamplerRun, begin: int) -> Built:
     low = LowConfig(settings.factor, settings.low_levels)
     stage = UpsamplerStage(image, low, settings.schedule, settings.loss, settings.loop, settings.label_drop)
 
-    def finish() -> tuple[torch.nn.Module, weights.Header]:
-        header = weights.Header(
+    def header() -> weights.Header:
+        return weights.Header(
             "upsampler",
             config.plain(settings.model),
             interface=interface(settings.model),
@@ -117,9 +119,8 @@ def build_upsampler(settings: UpsamplerRun, begin: int) -> Built:
             schedule=config.plain(settings.schedule),
             labels=["night", "cars"] if image.labels else [],
         )
-        return image.cpu(), header
 
-    return Built(stage, data, (), data.digest, finish)
+    return Built(stage, image, data, (), data.digest, header)
 
 
 def build_upsampler_temporal(settings: UpsamplerTemporalRun, begin: int) -> Built:
@@ -138,8 +139,8 @@ def build_upsampler_temporal(settings: UpsamplerTemporalRun, begin: int) -> Buil
         settings.loop, settings.label_drop,
     )  # fmt: skip
 
-    def finish() -> tuple[torch.nn.Module, weights.Header]:
-        header = weights.Header(
+    def header() -> weights.Header:
+        return weights.Header(
             "upsampler-temporal",
             config.plain(settings.temporal),
             parents={"upsampler": weights.sha256(file)},
@@ -153,9 +154,8 @@ def build_upsampler_temporal(settings: UpsamplerTemporalRun, begin: int) -> Buil
             alpha=settings.temporal.alpha,
             norm=settings.temporal.norm,
         )
-        return stage.temporal.cpu(), header
 
-    return Built(stage, data, (file,), data.digest, finish)
+    return Built(stage, stage.temporal, data, (file,), data.digest, header)
 
 
 def _clips(settings: UpsamplerRun | UpsamplerTemporalRun, size: tuple[int, int], frames: int, begin: int) -> ClipData:
