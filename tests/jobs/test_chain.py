@@ -216,7 +216,7 @@ def test_training_begins_with_other_weights_of_the_stage(chain: Chain, tmp_path:
         trained("image", tmp_path / "stage", *given, f"init={chain.autoencoder}")
     with pytest.raises(Mistake, match="of another shape"):
         trained("image", tmp_path / "shape", *given, "model.head_channels=4", "model.cross=16")
-    assert not (tmp_path / "shape").exists()
+    assert not list((tmp_path / "shape").rglob("*.safetensors"))
 
 
 def test_print_config_trains_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
