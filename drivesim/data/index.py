@@ -179,12 +179,14 @@ class Rows:
         """The three files into ``folder``, clips split by drive: about ``val`` of the drives become ``val``."""
         held_back = val_drives({entry.drive for entry in self.entries}, val)
         entries = [replace(e, split="val" if e.drive in held_back else "train") for e in self.entries]
-        pq.write_table(pa.Table.from_pylist([asdict(e) for e in entries], FILES_SCHEMA), folder / FILES)
+        with weights.writing(folder / FILES):
+            pq.write_table(pa.Table.from_pylist([asdict(e) for e in entries], FILES_SCHEMA), folder / FILES)
         sources = {entry.clip_id: entry.labels or "" for entry in self.entries}
         boxes = [row for clip_id, found in self.boxes.items() for row in box_rows(clip_id, found, sources[clip_id])]
-        pq.write_table(pa.Table.from_pylist(boxes, BOXES_SCHEMA), folder / BOXES)
+        with weights.writing(folder / BOXES):
+            pq.write_table(pa.Table.from_pylist(boxes, BOXES_SCHEMA), folder / BOXES)
         lines = "".join(json.dumps(line) + "\n" for line in self.quarantined)
-        (folder / QUARANTINE).write_text(lines, encoding="utf-8")
+        weights.write_atomic(folder / QUARANTINE, lines.encode())
 
 
 def box_rows(clip_id: str, boxes: Boxes, source: str) -> Iterator[dict[str, object]]:
@@ -268,6 +270,17 @@ class Index:
             if entry.fps_num < 1 or entry.fps_den < 1 or not 0 < entry.seconds < LONGEST:
                 raise Mistake(f"has a clip of no rate or length: {entry.path}", where=folder / FILES, mend=AGAIN)
         return cls(folder, [replace(e, root=str((folder / e.root).absolute())) for e in entries])
+
+    def check(self, entry: Entry) -> None:
+        """Reads every byte of a file that was written to after the index was; of others, the length tells enough.
+
+        Raises:
+            Mistake: the file is gone, or not what it was when it was indexed.
+        """
+        entry.check()
+        parts = image_folder(entry.file) if entry.file.is_dir() else [entry.file]
+        if max(part.stat().st_ctime_ns for part in parts) >= (self.folder / FILES).stat().st_ctime_ns:
+            entry.verify()
 
     def split(self, name: str) -> list[Entry]:
         """The clips of ``train`` or ``val``."""

@@ -1,5 +1,6 @@
 """Windows of video for training, in an order that depends on the seed and the sample's number alone."""
 
+import json
 import math
 import signal
 from abc import ABC, abstractmethod
@@ -16,11 +17,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from drivesim.data import video
-from drivesim.data.index import Entry, Index
+from drivesim.data.index import AGAIN, Entry, Index
 from drivesim.data.order import Batches, Order
 from drivesim.errors import Mistake
 from drivesim.scene import BATCHED, MOST_BOXES, Boxes, frame_boxes, to_model
 
+MOST_BAD = Fraction(1, 10)  # of the clips: more is no accident
 START_STEPS = 1 << 20  # the drawn start falls on a grid of exact fractions
 Item = dict[str, Tensor]
 NONE = Boxes((), np.empty(0, np.int64), (), np.empty((0, 4)), np.empty(0))
@@ -66,6 +68,8 @@ class Clips(Dataset[Item]):
         boxes: Index | None = None,
     ):
         self.held, self.frames, self.fps, self.size, self.order, self.crop = held, frames, fps, size, order, crop
+        self.quarantine: Path | None = None
+        self._bad: set[str] = set()
         self.boxes = boxes
         self._keep = _that_fit([window.entry for window in held], size, keep)
         self._kept: dict[str, video.Recording] = {}
@@ -79,14 +83,40 @@ class Clips(Dataset[Item]):
         return len(self.held)
 
     def __getitem__(self, sample: int) -> Item:
-        window = self.held[self.order.window(sample)]
-        step = math.floor(self.order.uniform(sample) * START_STEPS)
-        start = window.first + window.slack * Fraction(step, START_STEPS)
+        entry, start, frames = self._readable(sample)
         return {
-            "video": to_model(self._cropped(self._read(window.entry, start), sample)),
-            **(self._boxes(window.entry, start) if self.boxes else {}),
-            **labels(window.entry.night, window.entry.cars, sample),
+            "video": to_model(self._cropped(frames, sample)),
+            **(self._boxes(entry, start) if self.boxes else {}),
+            **labels(entry.night, entry.cars, sample),
         }
+
+    def _readable(self, sample: int) -> tuple[Entry, Fraction, np.ndarray]:
+        """The clip, the start and the frames of ``sample``; where they cannot be read, those of the first window behind
+        it that can: a function of the sample and of the files alone.
+
+        Raises:
+            Mistake: more than a tenth of the clips cannot be read.
+        """
+        place, step = self.order.window(sample), math.floor(self.order.uniform(sample) * START_STEPS)
+        for n in range(len(self.held)):
+            window = self.held[(place + n) % len(self.held)]
+            start = window.first + window.slack * Fraction(step, START_STEPS)
+            try:
+                return window.entry, start, self._read(window.entry, start)
+            except Mistake as problem:
+                self._leave_out(window.entry, problem)
+        raise AssertionError("more than a tenth cannot be read, and nothing was raised")
+
+    def _leave_out(self, entry: Entry, problem: Mistake) -> None:
+        if entry.clip_id not in self._bad:
+            self._bad.add(entry.clip_id)
+            if self.quarantine is not None:
+                with open(self.quarantine, "a", encoding="utf-8") as out:  # a line at a time, by every worker
+                    out.write(json.dumps({"path": entry.path, "reason": problem.what}) + "\n")
+        clips = len({window.entry.clip_id for window in self.held})
+        if len(self._bad) > clips * MOST_BAD:
+            what = f"{problem.what}, and with it more than a tenth of the clips cannot be read"
+            raise Mistake(what, where=problem.where, mend=problem.mend or AGAIN)
 
     def _boxes(self, entry: Entry, start: Fraction) -> Item:
         """Those of the very frames that are shown; a clip without labels has none."""
@@ -143,10 +173,12 @@ def _that_fit(entries: list[Entry], size: video.Size, budget: int) -> frozenset[
 class Ordered(lightning.LightningDataModule, ABC):
     """A training loader over an endless dataset, cut to the steps asked for.
 
-    ``left_out`` counts the clips that give it nothing, by reason.
+    ``left_out`` counts the clips that give it nothing, by reason; ``quarantine`` is a file that takes a line for each
+    that cannot be read when its turn comes.
     """
 
     left_out: dict[str, int]
+    quarantine: Path | None = None
 
     def __init__(self, batch: int, steps: int, start_step: int, workers: int):
         super().__init__()
@@ -199,10 +231,11 @@ class ClipData(Ordered):
 
         boxes: True adds the fields of ``FrameBoxes``; not together with ``crop``.
 
-    ``digest`` names the data.
+    ``digest`` names the data. A clip that cannot be decoded is passed over, and told in the file ``quarantine``, where
+    that is set.
 
     Raises:
-        Mistake: no index, a clip that is gone or has changed, or none that gives a window.
+        Mistake: no index, more than a tenth of the clips gone or changed, or none that gives a window.
     """
 
     def __init__(
@@ -231,7 +264,7 @@ class ClipData(Ordered):
         self.enlarge, self.boxes = enlarge, opened if boxes else None
         self.keep, self.digest = keep // max(1, workers), opened.digest
         self.left_out = Counter()
-        self._train = self._windows(opened.split("train"))
+        self._train = self._windows(self._there(opened, opened.split("train")))
         if not self._train:
             raise Mistake(
                 f"no clip gives {frames} frames at {fps} fps ({_told(self.left_out)})",
@@ -239,10 +272,23 @@ class ClipData(Ordered):
                 mend="ask for fewer or smaller frames, or index other clips",
             )
 
+    def _there(self, opened: Index, entries: list[Entry]) -> list[Entry]:
+        """``entries`` without those whose file is gone or has changed, which may be a tenth."""
+        found, wrong = [], list[Mistake]()
+        for entry in entries:
+            try:
+                opened.check(entry)
+                found.append(entry)
+            except Mistake as problem:
+                wrong.append(problem)
+                self.left_out[problem.what] += 1
+        if len(wrong) > len(entries) * MOST_BAD:
+            raise wrong[0]
+        return found
+
     def _windows(self, entries: list[Entry]) -> list[Window]:
         found = []
         for entry in entries:
-            entry.check()
             if self.frames > 1 and entry.fps < self.fps * video.FULL_RATE:
                 self.left_out[f"fewer than {self.fps} frames a second"] += 1
                 continue
@@ -255,7 +301,10 @@ class ClipData(Ordered):
         return found
 
     def training(self) -> Clips:
-        return Clips(self._train, self.frames, self.fps, self.size, self._order, self.keep, self.crop, self.boxes)
+        order, crop, boxes = self._order, self.crop, self.boxes
+        clips = Clips(self._train, self.frames, self.fps, self.size, order, self.keep, crop, boxes)
+        clips.quarantine = self.quarantine
+        return clips
 
     @property
     def _order(self) -> Order:

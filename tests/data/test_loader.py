@@ -16,7 +16,7 @@ from drivesim.data.index import Entry, Index
 from drivesim.data.latents import About, LatentCache, LatentData, LatentWriter
 from drivesim.data.loader import ClipData
 from drivesim.data.order import Batches, Order
-from drivesim.data.sources import build
+from drivesim.data.sources import Recipe, build
 from drivesim.errors import Mistake
 from drivesim.scene import to_pixels
 
@@ -284,3 +284,38 @@ def test_a_crop_that_is_no_part_is_a_mistake(indexed: Path) -> None:
     for crop in ((65, 40), (24, 129), (0, 40)):
         with pytest.raises(Mistake, match="is no part of 64x128"):
             data(indexed, crop=crop)
+
+
+def damaged_midway(path: Path) -> None:
+    """Bytes behind the first half are others of the same number: what an index looks at can still be decoded."""
+    data = bytearray(path.read_bytes())
+    start = data.index(b"mdat")
+    data[start + (len(data) - start) // 3 : -64] = b"\x55" * (len(data) - 64 - start - (len(data) - start) // 3)
+    path.write_bytes(bytes(data))
+
+
+def test_a_tenth_that_is_gone_changed_or_cannot_be_decoded_is_left_out(tmp_path: Path) -> None:
+    for n in range(30):
+        write(tmp_path / "clips" / f"{n:02d}.mp4", 50, Fraction(25), first=n)
+    build(tmp_path / "clips", tmp_path / "index", Recipe(val=0))
+    opened = loader.Index.open(tmp_path / "index")
+    gone, changed, broken = (entry.file for entry in opened.entries[:3])
+    gone.unlink()
+    replaced = bytearray(changed.read_bytes())
+    replaced[len(replaced) // 2] ^= 1
+    changed.write_bytes(replaced)
+    given = data(tmp_path / "index", keep=0)
+    assert {"is gone since it was indexed": 1, "has changed since it was indexed": 1}.items() <= given.left_out.items()
+    given.quarantine = tmp_path / "quarantine.jsonl"
+    damaged_midway(broken)  # while the training goes on
+    clips = given.training()
+    first = [clips[sample]["video"] for sample in range(60)]
+    (line,) = (tmp_path / "quarantine.jsonl").read_text().splitlines()
+    assert json.loads(line)["path"] == broken.name and "damaged" in json.loads(line)["reason"]
+    again = [given.training()[sample]["video"] for sample in range(30, 60)]
+    assert all(torch.equal(a, b) for a, b in zip(first[30:], again, strict=True)), "what came before must not matter"
+    for entry in opened.entries[3:8]:
+        damaged_midway(entry.file)
+    clips = given.training()
+    with pytest.raises(Mistake, match="more than a tenth of the clips cannot be read"):
+        [clips[sample] for sample in range(60)]
