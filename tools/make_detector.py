@@ -100,9 +100,8 @@ def rendered(first: int, seeds: int, frames: int, fps: Fraction) -> Iterator[Ren
 def softened(picture: np.ndarray, g: np.random.Generator) -> np.ndarray:
     """Another light and contrast, and now and then what makes pictures soft: blur, fewer pixels, noise, JPEG."""
     soft = picture.astype(np.float32)
-    soft = (
-        (soft - 110) * (g.uniform(0.75, 1.25) * g.uniform(0.93, 1.07, 3)).astype(np.float32) + 110 + g.uniform(-18, 18)
-    )
+    gain, middle = g.uniform(0.75, 1.25) * g.uniform(0.93, 1.07, 3), soft.mean()  # a night keeps what it shows
+    soft = (soft - middle) * gain.astype(np.float32) + middle * g.uniform(0.85, 1.15)
     if g.random() < 0.35:
         soft = cv2.GaussianBlur(soft, (0, 0), float(g.uniform(0.3, 1.4)))
     elif g.random() < 0.25:

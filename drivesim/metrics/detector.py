@@ -25,7 +25,7 @@ from drivesim.scene import to_model
 
 NAME = "detector-v1"
 FILE = Path(__file__).with_name("detector-v1.safetensors")
-SHA256 = "0ad43f0fd02b74020b69654d3b3722fe431a91561f24c3bd13b74b0dd5eabb61"
+SHA256 = "dd48a6c783f36f45c096d71eccd6f4c85955857a06fe4e7d753355e6184a2504"
 SIZE = (128, 256)
 CELL = 4  # pixels of a cell's side
 CLASSES = ("car", "truck", "bus", "pedestrian")  # what the world knows
