@@ -36,7 +36,7 @@ from drivesim.scene import KEYFRAME_FPS, Boxes, to_model
 TRAIN, HELD = 30_000_000, 31_000_000  # first seeds of worlds
 EMPTY, UNTHRESHOLD = -1, -2  # in the place of a class: no box, and a box of which too little is seen to be asked for
 VISIBLE = 0.3  # share of a thing that is seen from which on its box is asked for
-SPREAD, NEAR, FAR = 0.2, 0.75, 2.5  # cells that are asked for a box: this share of it around its middle, within bounds
+SPREAD, NEAR, FAR = 0.2, 0.8, 1.6  # cells that are asked for a box: this share of it around its middle, within bounds
 MEAN = 0.998  # of the running mean of weights
 PUSH = 2.0  # weight of the boxes' loss beside the classes'
 

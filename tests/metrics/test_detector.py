@@ -144,7 +144,7 @@ def test_overlaps_are_known_ones():
 
 
 def test_training_learns_a_frame():
-    """The very same frame again and again: both losses fall, and another run of the same seed ends in the same bits."""
+    """The very same frame again and again: its boxes are learned, and the same seed ends in the same bits."""
     (drive,) = make_detector.rendered(UNSEEN + 99, 1, 1, Fraction(15, 8))
     frames = make_detector.labelled(list(drive.pictures), drive.boxes)
 
@@ -159,5 +159,5 @@ def test_training_learns_a_frame():
     network, before = after(2)
     again, _ = after(2)
     assert all(torch.equal(a, b) for a, b in zip(network.parameters(), again.parameters(), strict=True))
-    _, later = after(30)
+    _, later = after(60)
     assert later[1] < 0.7 * before[1], (before, later)
