@@ -39,7 +39,7 @@ from drivesim.report.boxes import draw
 from drivesim.rollout.plan import Window, video_frame
 from drivesim.rollout.predictor import Predictor, start_frame
 from drivesim.rollout.sample import NoiseSource, Told, sample
-from drivesim.rollout.settings import RolloutConfig, SamplerConfig
+from drivesim.rollout.settings import GuidanceConfig, RolloutConfig, SamplerConfig
 from drivesim.rollout.stack import Stack
 from drivesim.rollout.tracks import Edit, Tracks, from_labelled
 from drivesim.scene import (
@@ -154,6 +154,7 @@ def images(args: argparse.Namespace) -> None:
     cells = size[0] // f, size[1] // f
     shape = (latent["channels"], *cells)
     denoiser = Denoiser(VideoUNet(image.unet), stack.schedule_of(header, args.weights))
+    guided = GuidanceConfig(boxes=args.guidance).around(denoiser, None)
     method, levels = SamplerConfig(steps=args.steps).build(denoiser)
 
     def rebuilt(frames: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
@@ -173,7 +174,7 @@ def images(args: argparse.Namespace) -> None:
                 return torch.cat([noise("image", [first + n], step, shape) for n in range(count)])
 
             with torch.autocast("cpu", torch.bfloat16):
-                x = sample(denoiser, lambda x, level, c: denoiser(x, level, c), method, levels, condition, noise_of)
+                x = sample(denoiser, guided, method, levels, condition, noise_of)
             yield from to_pixels(autoencoder.decode(x[:, 0].float() * std + mean))
 
     def labelled(nights: list[bool]) -> Tensor | None:
@@ -247,7 +248,8 @@ def picture(file: Path, rows: Sequence[Sequence[np.ndarray]], boxes: Sequence[Bo
 @torch.inference_mode()
 def moved(args: argparse.Namespace) -> None:
     models, index = stack.load(args.weights, precision="bf16"), Index.open(args.index)
-    config = RolloutConfig(sampler=SamplerConfig(steps=args.steps), start=SamplerConfig(steps=args.steps))
+    steps = SamplerConfig(steps=args.steps)
+    config = RolloutConfig(sampler=steps, start=steps, guidance=GuidanceConfig(boxes=args.guidance))
     shares, rows = list[float](), list[np.ndarray]()
     times = [Fraction(video_frame(k)) / VIDEO_FPS for k in range(models.frames)]
     for entry in index.split("val"):
@@ -351,6 +353,7 @@ def main() -> None:
         part.add_argument("--seed", type=int, default=0)
         part.add_argument("--steps", type=int, default=20, help="of the sampler (default 20)")
         part.set_defaults(run=run)
+        part.add_argument("--guidance", type=float, default=1.0, help="scale on boxes (default 1, none)")
         if name == "images":
             part.add_argument("--frames", type=int, default=256)
         else:
