@@ -51,7 +51,7 @@ def beside(path: str | Path) -> str | None:
     """``did you mean 'x'?`` for a file or folder that is not there; None where nothing there is called alike."""
     path = Path(path)
     try:
-        names = [entry.name for entry in path.parent.iterdir()]
+        names = [entry.name for entry in path.parent.iterdir() if entry.name != path.name]
     except OSError:
         return None
     close = difflib.get_close_matches(path.name, names, n=1, cutoff=0.6)

@@ -50,7 +50,7 @@ def join(rows: Rows, place: Path, form: Format, remarks: Remarks) -> int:
         raise Mistake(
             f"none of its labels belongs to a clip (it names {names})",
             where=place,
-            mend=f"the clips are called {clips}",
+            mend="; ".join(remarks.lines()) if not read else f"the clips are called {clips}",
         )
     return taken
 

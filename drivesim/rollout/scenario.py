@@ -1,5 +1,6 @@
 """What a rollout shows: its opening, its length, its labels. A scenario is a YAML file, or the command's options."""
 
+import os
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
@@ -9,6 +10,7 @@ from annotated_types import Ge, Gt, Lt, MinLen
 
 from drivesim import config, schema
 from drivesim.data.formats import known
+from drivesim.data.opening import refuse_name
 from drivesim.errors import Mistake, nearest
 from drivesim.rollout import tracks
 from drivesim.rollout.tracks import Edit, Track
@@ -128,7 +130,7 @@ def load(file: str | Path) -> Scenario:
     """
     scenario = config.load(Scenario, file)
     clip, labels = (
-        str((Path(file).parent / named).resolve()) if named else named
+        os.path.abspath(Path(file).parent / named) if named else named
         for named in (scenario.opening.clip, scenario.opening.labels)
     )
     scenario = replace(scenario, opening=replace(scenario.opening, clip=clip, labels=labels))
@@ -140,13 +142,14 @@ def parse_opening(text: str) -> Opening:
     """``CLIP`` or ``CLIP@SECOND`` of the command line.
 
     Raises:
-        Mistake: SECOND is not a number.
+        Mistake: SECOND is not a number, or CLIP is not UTF-8.
     """
+    refuse_name(Path(text))
     clip, at, second = text.rpartition("@")
     if not at or Path(text).exists():
-        return Opening(clip=str(Path(text).resolve()))
+        return Opening(clip=os.path.abspath(text))
     try:
-        return Opening(clip=str(Path(clip).resolve()), at=float(second))
+        return Opening(clip=os.path.abspath(clip), at=float(second))
     except ValueError:
         raise Mistake(
             f"'{second}' is not a time in seconds", where="--opening", mend="write CLIP@SECOND: drive.mp4@12.5"

@@ -363,7 +363,7 @@ def spoil(root: Path, tables: Tables, change: Callable[[dict[str, Any], Path], o
     ("change", "reason"),
     [
         (lambda row, file: file.unlink(), "its first picture is not there"),
-        (lambda row, file: file.write_bytes(b"GIF89a" * 9), "is not an image that can be read"),
+        (lambda row, file: file.write_bytes(b"GIF89a" * 9), "is not a PNG or JPEG"),
         (lambda row, file: cv2.imwrite(str(file.with_suffix(".png")), picture(1)) and row.update(
             filename=row["filename"].replace(".jpg", ".png")), "is not a JPEG"),
         (lambda row, file: row.update(filename="../secret.jpg"), "has pictures that lead out of the folder"),
