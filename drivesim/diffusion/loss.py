@@ -9,6 +9,7 @@ import torch
 from einops import repeat
 from torch import Tensor
 
+from drivesim.diffusion.known import shown_clean
 from drivesim.diffusion.noise import Schedule, shared_noise
 from drivesim.diffusion.precondition import Denoiser, Network
 from drivesim.errors import Mistake
@@ -64,6 +65,7 @@ class DiffusionLoss:
         condition: Condition,
         predicted: Tensor | None = None,
         weight: Tensor | None = None,
+        clean: bool = False,
     ) -> Tensor:
         """Loss per sample, ``B``: mean over predicted frames of the square error in the target's parameterisation.
 
@@ -75,16 +77,20 @@ class DiffusionLoss:
             predicted: ``B T``, true (1) where the frame is to be predicted; given frames bear no loss and no
                 gradient. None is all.
             weight: broadcastable to ``B T 1 h w``, a weight for every cell (mean 1 keeps the loss's scale).
+            clean: frames that are not predicted are shown as they are, at the lowest level, not noised like the rest.
 
         A sample without a predicted frame has loss 0.
         """
         denoiser = Denoiser(network, self.schedule)
         level = self.level(u, x0.shape[1])
-        output = denoiser.predict(x0 + level.of(x0) * noise, level, condition)
-        wrong = output - denoiser.target(x0, noise, level)
         if predicted is None:
             predicted = torch.ones(x0.shape[:2], dtype=torch.bool, device=x0.device)
         counts = predicted.bool()
+        x = x0 + level.of(x0) * noise
+        if clean:
+            x, level = shown_clean(x, level, x0, ~counts, self.schedule.least(level))
+        output = denoiser.predict(x, level, condition)
+        wrong = output - denoiser.target(x0, noise, level)
         # where(), before the square: not even a NaN in a frame that does not count reaches the loss or its gradient
         square = torch.where(counts[..., None, None, None], wrong, 0.0) ** 2
         if weight is not None:

@@ -102,6 +102,12 @@ class Schedule:
             raise ValueError("a schedule of kind 'edm' has no indices; write Level(sigma)")
         return Level(self.sigmas.to(index.device)[index], index)
 
+    def least(self, level: Level) -> Level:
+        """Of the shape of ``level``, the lowest there is: what clean frames are said to be at."""
+        if level.index is not None:
+            return self.level(torch.zeros_like(level.index))
+        return Level(torch.full_like(level.sigma, self.config.sigma_min))
+
     def start_scale(self, sigma: float | Tensor) -> Tensor:
         """By what unit noise is multiplied to start at ``sigma``.
 

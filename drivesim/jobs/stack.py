@@ -140,10 +140,11 @@ def _upsampler(files: dict[str, Path], low: tuple[int, int], on: torch.device, p
         return None
     file = files["upsampler"]
     model, header = load_image(file, "upsampler")
-    model, layers, frames, shared = model.to(on), None, 1, 0.0
+    model, layers, frames, shared, known = model.to(on), None, 1, 0.0, 0
     if "upsampler-temporal" in files:
         layers, own = load_temporal(files["upsampler-temporal"], model, "upsampler-temporal")
-        layers, frames, shared = layers.to(on), own.frames, own.schedule.get("shared", 0.0)
+        layers, frames = layers.to(on), own.frames
+        shared, known = own.schedule.get("shared", 0.0), own.schedule.get("known", 0)
     factor, unit = header.latent["factor"], model.unet.config.patch
     for side in low:
         if side * factor % unit:
@@ -153,7 +154,7 @@ def _upsampler(files: dict[str, Path], low: tuple[int, int], on: torch.device, p
     network = _in(precision, on, VideoUNet(model.unet, layers))
     return Upsampler(
         Denoiser(network, schedule_of(header, file)), frames, factor, header.latent["low_levels"], tokens, null_tokens,
-        unit, shared,
+        unit, shared, known,
     )  # fmt: skip
 
 

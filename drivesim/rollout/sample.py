@@ -80,11 +80,13 @@ def sample(
     condition: Condition,
     draw: Draw,
     known: Tensor | None = None,
+    clean: bool = False,
 ) -> Tensor:
     """``B T C h w`` under ``condition``.
 
     Args:
-        known: ``B g C h w``, the first frames, which come out unchanged.
+        known: ``B g C h w``, the first frames, which come out unchanged. ``clean``: the model has learned to see them
+            without noise.
     """
     start = draw(START)
     x = start * plain.schedule.start_scale(levels.sigmas[0]).to(start)
@@ -92,7 +94,8 @@ def sample(
     def denoise(x: Tensor, level: Level) -> Tensor:
         return guided(x, level, condition)
 
-    return method(denoise if known is None else keeping(denoise, known), x, levels, draw)
+    least = plain.schedule.least if clean else None
+    return method(denoise if known is None else keeping(denoise, known, least), x, levels, draw)
 
 
 def rate_of(fps: Fraction, count: int, device: torch.device) -> Tensor:

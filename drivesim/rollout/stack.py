@@ -44,6 +44,7 @@ class Upsampler:
         tokens, null_tokens: as a ``Stack``'s.
         unit: sides of what the network is given are multiples of it.
         shared: share of the noise that all frames have in common, as in training.
+        known: how many first frames it has learned to be shown without noise.
     """
 
     denoiser: Denoiser
@@ -54,6 +55,7 @@ class Upsampler:
     null_tokens: Tensor | None
     unit: int = 1
     shared: float = 0.0
+    known: int = 0
 
 
 @dataclass(frozen=True, eq=False)

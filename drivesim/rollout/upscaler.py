@@ -54,6 +54,8 @@ class Upscaler:
             low_level=index,
         )
         given = known.to(stack.device)[None] if len(known) else None
-        x = sample(model.denoiser, self.denoiser, self.sampler, self.levels, condition, draw, given)[0].float()
+        clean = len(known) <= model.known
+        made = sample(model.denoiser, self.denoiser, self.sampler, self.levels, condition, draw, given, clean)
+        x = made[0].float()
         x[: len(known)] = known  # "euler" ends at them up to rounding
         return x.clamp(-1, 1)

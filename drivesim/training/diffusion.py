@@ -67,6 +67,7 @@ class ImageStage(Stage):
     """
 
     latents: Latents
+    clean = False  # whether frames that are not predicted are shown without noise
 
     def __init__(
         self,
@@ -99,7 +100,8 @@ class ImageStage(Stage):
         z = self._clean(batch)
         noise, u = self._noise(z, samples), self._uniform("level", samples).to(z)
         condition, predicted = self._condition(batch, z, samples)
-        per_sample = self.objective(self.network, z, noise, u, condition, predicted, self._weight(batch, z))
+        weight = self._weight(batch, z)
+        per_sample = self.objective(self.network, z, noise, u, condition, predicted, weight, self.clean)
         loss = per_sample.mean()
         self.log("loss", loss.detach())
         self.shown = {k: v[:2] for k, v in batch.items()}

@@ -87,12 +87,20 @@ class UpsamplerStage(ImageStage):
 
 
 class UpsamplerTemporalStage(UpsamplerStage):
-    """The image upsampler frozen, its temporal layers trained on consecutive frames: the same batches, with T > 1."""
+    """The image upsampler frozen, its temporal layers trained on consecutive frames: the same batches, with T > 1.
+
+    Args:
+        known: probabilities of 0, 1, ... first frames that are shown as they are, without noise and loss: as a
+            rollout's window has them from the one before *(open in the paper)*.
+    """
+
+    clean = True
 
     def __init__(
         self,
         image: ImageModel,
         temporal: TemporalConfig,
+        known: tuple[float, ...],
         low: LowConfig,
         schedule: ScheduleConfig,
         loss: LossConfig,
@@ -101,11 +109,17 @@ class UpsamplerTemporalStage(UpsamplerStage):
     ):
         super().__init__(image, low, schedule, loss, loop, label_drop)
         self.image.requires_grad_(False)
-        self.temporal = TemporalLayers(temporal, image.unet)
+        self.temporal, self.known = TemporalLayers(temporal, image.unet), known
 
     @property
     def network(self) -> VideoUNet:
         return VideoUNet(self.image.unet, self.temporal)
+
+    def _condition(self, batch: dict[str, Tensor], z: Tensor, samples: list[int]) -> tuple[Condition, Tensor | None]:
+        condition, _ = super()._condition(batch, z, samples)
+        ends = torch.tensor(self.known).cumsum(0)[:-1]
+        count = (self._uniform("known", samples)[:, None] >= ends).sum(1)
+        return condition, (torch.arange(z.shape[1]) >= count[:, None]).to(z.device)
 
 
 def bicubic(frames: np.ndarray, factor: int) -> np.ndarray:

@@ -95,3 +95,25 @@ def test_noise_is_mixed_as_configured():
 def test_mistakes(values):
     with pytest.raises(Mistake):
         LossConfig(**values)
+
+
+@pytest.mark.parametrize("target", CONFIGS)
+def test_frames_that_are_not_predicted_may_be_shown_clean(target, batch):
+    x0, noise, u, output = batch
+    loss, seen = DiffusionLoss(Schedule(CONFIGS[target])), []
+
+    def network(x, told, condition):
+        seen.append((x, told))
+        return output
+
+    clean = loss(network, x0, noise, u, Condition(), PREDICTED, clean=True)
+    noisy = loss(network, x0, noise, u, Condition(), PREDICTED)
+    torch.testing.assert_close(clean, noisy)  # the network's answer being the same
+    (shown, told), (other, level) = seen
+    given = ~PREDICTED.bool()
+    least = loss.schedule.least(loss.level(u, 3))
+    scale = (1 / (1 + least.sigma.double() ** 2).sqrt())[..., None, None, None].to(x0)
+    torch.testing.assert_close(shown[given], (scale * x0)[given])
+    torch.testing.assert_close(shown[~given], other[~given])
+    assert len(set(told[given].tolist())) == 1 and torch.equal(told[~given], level[~given])
+    assert bool((told[given] <= level.min()).all())

@@ -89,3 +89,20 @@ def test_known_frames_come_out_unchanged(name: str) -> None:
     assert not torch.allclose(made[:, 2:4], known)
     last = float(levels.sigmas[-2])
     assert float((seen[-1][:, :2] - known).abs().mean()) < 3 * last, "what the others see of them has the level's noise"
+
+
+def test_known_frames_are_shown_without_noise_to_a_model_that_learned_it() -> None:
+    known = torch.randn(1, 2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    seen: list[tuple[Tensor, Level]] = []
+
+    def denoise(x: Tensor, level: Level) -> Tensor:
+        seen.append((x, level))
+        return x * 0.1
+
+    levels = SCHEDULE.levels(1)  # a single step, at pure noise: otherwise nothing could be seen of them
+    x = torch.randn(1, 5, 3, 4, 4, generator=torch.Generator().manual_seed(1))
+    made = sampler("ddim")(keeping(denoise, known, SCHEDULE.least), x, levels, None)
+    ((shown, level),) = seen
+    assert torch.equal(made[:, :2], known) and torch.equal(shown[:, :2], known) and torch.equal(shown[:, 2:], x[:, 2:])
+    assert level.index is not None and level.index.tolist() == [[0, 0, 999, 999, 999]]
+    assert level.sigma[0, 0] == SCHEDULE.sigmas[0] and level.sigma[0, 2] == SCHEDULE.sigmas[999]

@@ -32,6 +32,7 @@ UNET = UNetConfig(
 TEMPORAL = TemporalConfig(frames=3, depth=1, head_channels=8, cross=8, context_channels=4, context="low")
 SCHEDULE = ScheduleConfig(betas="linear", beta_start=1e-4, beta_end=2e-2)
 LOW = LowConfig(factor=4, levels=30)
+KNOWN = (0.25, 0.5, 0.25)
 NAMES = ["upsampler", "upsampler-temporal"]
 
 
@@ -41,7 +42,7 @@ def stage(name: str, loop: LoopConfig = LOOP) -> UpsamplerStage:
         image = ImageModel(UNET)
         if name == "upsampler":
             return UpsamplerStage(image, LOW, SCHEDULE, LossConfig(), loop)
-        return UpsamplerTemporalStage(image, TEMPORAL, LOW, SCHEDULE, LossConfig(), loop)
+        return UpsamplerTemporalStage(image, TEMPORAL, KNOWN, LOW, SCHEDULE, LossConfig(), loop)
 
 
 def batch(name: str, samples: list[int]) -> dict[str, Tensor]:
@@ -83,8 +84,11 @@ def test_one_repeated_batch_makes_the_loss_fall(name: str, tmp_path: Path) -> No
 def test_what_is_shown_is_a_function_of_seed_and_sample(name: str) -> None:
     made = stage(name)
     many, alone = batch(name, [4, 7, 9]), batch(name, [7])
-    (told, predicted), (own, _) = (made._condition(b, b["video"], b["sample"].tolist()) for b in (many, alone))
-    assert predicted is None
+    (told, predicted), (own, its) = (made._condition(b, b["video"], b["sample"].tolist()) for b in (many, alone))
+    if name == "upsampler":
+        assert predicted is None
+    else:
+        assert predicted is not None and its is not None and torch.equal(predicted[1:2], its)
     assert told.low is not None and told.low_level is not None and told.tokens is not None
     for one, other in ((told.low, own.low), (told.low_level, own.low_level), (told.tokens, own.tokens)):
         assert other is not None
@@ -102,6 +106,15 @@ def test_levels_are_uniform_from_none_to_the_highest() -> None:
     assert condition.low_level is not None
     counts = torch.bincount(condition.low_level, minlength=31)
     assert len(counts) == 31 and counts.min() > 5 and counts.max() < 40
+
+
+def test_first_frames_are_known_as_often_as_asked_for() -> None:
+    made, samples = stage("upsampler-temporal"), list(range(400))
+    _, predicted = made._condition(batch("upsampler-temporal", samples), torch.zeros(400, 3, 3, 4, 4), samples)
+    assert predicted is not None
+    assert set(map(tuple, predicted.tolist())) == {(True,) * 3, (False, True, True), (False, False, True)}
+    shares = torch.bincount(3 - predicted.sum(1), minlength=3) / 400
+    torch.testing.assert_close(shares, torch.tensor(KNOWN), atol=0.08, rtol=0)
 
 
 def test_labels_are_dropped_for_a_share_and_never_for_pictures() -> None:

@@ -80,6 +80,8 @@ class UpsamplerTemporalRun:
     size: as of the image upsampler; null for the size that it was trained at.
     crop: height and width of the part of the frames that a step sees.
     fps: of the ``temporal.frames`` consecutive frames of a window, that of the rollout's video.
+    known: probabilities of 0, 1, ... first frames that are shown as they are, as a rollout's window has them from the
+        one before *(open in the paper)*; where ``upsample.overlap`` is more, they are shown with the level's noise.
     """
 
     index: str = ""
@@ -89,6 +91,7 @@ class UpsamplerTemporalRun:
     crop: tuple[int, int] = (256, 256)
     fps: str | int | float = "30"
     label_drop: float = 0.1
+    known: tuple[float, ...] = (0.4, 0.6)
     temporal: TemporalConfig = PAPER_TEMPORAL
     loss: LossConfig = field(default_factory=LossConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)
@@ -99,6 +102,11 @@ class UpsamplerTemporalRun:
             raise Mistake("the context is the low-resolution frames", field="temporal.context", mend=mend)
         if self.temporal.told:
             raise Mistake("is told nothing but labels", field="temporal.told", mend="temporal.told=[]")
+        if not self.known or min(self.known) < 0 or abs(sum(self.known) - 1) > 1e-6:
+            raise Mistake("is probabilities of 0, 1, ... known frames, which add up to 1", field="known")
+        if len(self.known) > self.temporal.frames:
+            what = f"{len(self.known) - 1} known frames leave none of {self.temporal.frames} to be made"
+            raise Mistake(what, field="known", mend="fewer probabilities")
         rate_of(self.fps)
 
 
@@ -135,8 +143,8 @@ def build_upsampler_temporal(settings: UpsamplerTemporalRun, begin: int) -> Buil
     data = _clips(settings, size, settings.temporal.frames, begin)
     schedule = config.build(ScheduleConfig, of_image.schedule, file)
     stage = UpsamplerTemporalStage(
-        image, settings.temporal, LowConfig(factor, of_image.latent["low_levels"]), schedule, settings.loss,
-        settings.loop, settings.label_drop,
+        image, settings.temporal, settings.known, LowConfig(factor, of_image.latent["low_levels"]), schedule,
+        settings.loss, settings.loop, settings.label_drop,
     )  # fmt: skip
 
     def header() -> weights.Header:
@@ -149,7 +157,7 @@ def build_upsampler_temporal(settings: UpsamplerTemporalRun, begin: int) -> Buil
             frames=settings.temporal.frames,
             fps=str(settings.fps),
             latent=of_image.latent,
-            schedule={**of_image.schedule, "shared": settings.loss.shared},
+            schedule={**of_image.schedule, "shared": settings.loss.shared, "known": len(settings.known) - 1},
             labels=of_image.labels,
             alpha=settings.temporal.alpha,
             norm=settings.temporal.norm,
