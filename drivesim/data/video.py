@@ -22,7 +22,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from drivesim.data.frames import RESIZED, RESIZED_MEND, Shown, image_folder, refuse_outside
+from drivesim.data.frames import RESIZED, RESIZED_MEND, Shown, image, image_folder, refuse_outside
 from drivesim.data.frames import shown as frames_of
 from drivesim.data.probing import SYNTHETIC, UNEVEN, VideoInfo, probe
 from drivesim.data.writer import Size, Writer, bind, remux
@@ -42,6 +42,7 @@ __all__ = [
     "fit",
     "fit_boxes",
     "frames_in",
+    "image",
     "image_folder",
     "probe",
     "read",

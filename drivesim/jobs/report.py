@@ -236,15 +236,12 @@ def _training(folder: Path) -> list[Section]:
             (p for p in (file.parent / "samples").glob("*") if p.suffix in PICTURES), key=lambda p: p.name
         )
         for picture in pictures[-1:]:
-            image = cv2.imread(str(picture), cv2.IMREAD_COLOR)
-            if image is not None:
-                blocks.append(
-                    Picture(
-                        cv2.cvtColor(image, cv2.COLOR_BGR2RGB),
-                        f"{stage}: the last samples, {picture.name}",
-                        lossless=image.size < 2**20,
-                    )
-                )
+            try:
+                image = video.image(picture)
+            except Mistake:
+                continue
+            caption = f"{stage}: the last samples, {picture.name}"
+            blocks.append(Picture(image, caption, lossless=image.size < 2**20))
     return [Section("Training", blocks)] if blocks else []
 
 

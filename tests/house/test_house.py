@@ -1,12 +1,17 @@
 """The house keeps its order: which room may import which, who alone touches what, and what the wheel holds."""
 
 import ast
+import configparser
+import re
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
 
 import pytest
+from packaging.specifiers import SpecifierSet
+
+from drivesim.data import opening
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "drivesim"
@@ -88,6 +93,11 @@ def test_no_file_without_a_reader() -> None:
         ("yaml", {"drivesim.yamlfile"}),
         ("pydantic", {"drivesim.schema", "drivesim.config"}),
         ("pickle", set()),
+        ("zipfile", {"drivesim.pickled"}),
+        ("tarfile", set()),
+        ("socket", {"drivesim.rollout.journal"}),
+        ("urllib", set()),
+        ("http", set()),
         ("requests", set()),
         ("diffusers", set()),
     ],
@@ -107,6 +117,74 @@ def test_nothing_is_unpickled() -> None:
         if not any(k.arg == "weights_only" and ast.unparse(k.value) == "True" for k in node.keywords)
     ]
     assert not calls
+
+
+def calls_of(name: str) -> list[tuple[str, ast.Call]]:
+    """Every call in a module, and the words that it is called by."""
+    tree = ast.parse(FILES[name].read_text(encoding="utf-8"))
+    return [(ast.unparse(node.func), node) for node in ast.walk(tree) if isinstance(node, ast.Call)]
+
+
+def given(call: ast.Call, key: str) -> str | None:
+    return next((ast.unparse(k.value) for k in call.keywords if k.arg == key), None)
+
+
+RUNS = r"(eval|exec|compile|__import__|(os|posix)\.(system|popen|exec\w*|spawn\w*|posix_spawn\w*)|pty\.spawn)"
+UNPACKS = r".*\.(extract|extractall|unpack_archive)"
+UNPICKLES = (
+    r"((pickle|cPickle|dill|joblib|marshal|shelve|cloudpickle)\.\w+|torch\.(jit|hub|package)\.\w+|pd\.read_pickle)"
+)
+DECODES = r"(cv2\.(imread|imreadmulti|VideoCapture)|imageio\.\w+|Image\.open|torchvision\.io\.\w+)"
+YAML = r"yaml\.(load|load_all|unsafe_load\w*|full_load\w*|Loader|UnsafeLoader|FullLoader)"
+XML = r"(ElementTree|ET|minidom|sax|lxml)(\.\w+)*\.(parse|fromstring|XML|iterparse|XMLParser)"
+
+
+@pytest.mark.parametrize("words", [RUNS, UNPACKS, UNPICKLES, DECODES, YAML, XML])
+def test_what_would_run_or_unpack_what_is_in_a_file_is_called_nowhere(words: str) -> None:
+    found = [f"{name}:{call.lineno} {by}" for name in FILES for by, call in calls_of(name) if re.fullmatch(words, by)]
+    assert not found
+
+
+def test_no_shell() -> None:
+    shells = [
+        f"{name}:{c.lineno}" for name in FILES for _, c in calls_of(name) if given(c, "shell") not in (None, "False")
+    ]
+    assert not shells
+
+
+def test_arrays_hold_no_objects() -> None:
+    loads = [(name, c) for name in FILES for by, c in calls_of(name) if by in ("np.load", "numpy.load")]
+    assert loads and all(given(call, "allow_pickle") == "False" for _, call in loads)
+
+
+def test_video_is_opened_for_reading_in_one_place_with_both_lists() -> None:
+    opens = [(name, call) for name in FILES for by, call in calls_of(name) if by == "av.open"]
+    assert {name for name, call in opens if given(call, "mode") != "'w'"} == {"drivesim.data.opening"}
+    (only,) = (call for name, call in opens if name == "drivesim.data.opening")
+    assert given(only, "options") == "OPEN | BOUND | hasty"
+    assert {"format_whitelist", "protocol_whitelist"} <= opening.OPEN.keys() and "max_pixels" in opening.BOUND
+    assert opening.OPEN["protocol_whitelist"] == "file"
+
+
+def test_xml_is_parsed_by_defusedxml_alone() -> None:
+    held = {"Element", "ParseError", "SubElement", "indent", "tostring"}  # to hold and to write, not to parse
+    for file in FILES.values():
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "xml":
+                assert {alias.name for alias in node.names} <= held, file
+            assert not (
+                isinstance(node, ast.Import) and any(a.name.split(".")[0] in ("xml", "lxml") for a in node.names)
+            )
+
+
+def test_the_malicious_releases_are_excluded() -> None:
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    (lightning,) = (x for x in setup["options"]["install_requires"].split() if x.startswith("pytorch-lightning"))
+    allowed = SpecifierSet(lightning.removeprefix("pytorch-lightning"))
+    assert "2.6.2" not in allowed and "2.6.3" not in allowed and "2.6.1" in allowed and "2.6.6" in allowed
+    (torch,) = (x for x in setup["options"]["install_requires"].split() if x.startswith("torch>"))
+    assert "2.9.1" not in SpecifierSet(torch.removeprefix("torch")), "CVE-2025-32434, CVE-2026-24747"
 
 
 def test_the_recipes_and_tools_hold_no_package() -> None:
@@ -154,9 +232,6 @@ def test_the_wheel_holds_drivesim_alone(tmp_path: Path) -> None:
 
 
 def test_every_dependency_is_pinned_for_make() -> None:
-    import configparser
-    import re
-
     setup = configparser.ConfigParser()
     setup.read(ROOT / "setup.cfg")
     wanted = setup["options"]["install_requires"] + setup["options.extras_require"]["test"]
