@@ -27,7 +27,7 @@ FORMAT = 1
 PUBLIC = "diffusion_pytorch_model"
 Shape = tuple[int, ...]
 PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
-PART = re.compile(r"\..+?(\.(?P<pid>\d+))?\.part")  # a file, or a folder, that is not whole yet
+PART = re.compile(r"\.(?P<of>.+?)(\.(?P<pid>\d+))?\.part")  # a file, or a folder, that is not whole yet
 
 
 @dataclass(frozen=True)
@@ -182,18 +182,19 @@ def append(file: Path, text: str, sync: bool = False) -> None:
             os.close(handle)
 
 
-def sweep(*folders: Path) -> list[Path]:
-    """Removes what processes that are gone left half-written in ``folders``; returns what it was."""
-    found = [entry for folder in folders if folder.is_dir() for entry in folder.iterdir() if _orphan(entry.name)]
+def sweep(*folders: Path, of: str | None = None) -> list[Path]:
+    """Removes what processes that are gone left half-written in ``folders``, of a file or folder with the name ``of``
+    alone where one is given; returns what it was."""
+    found = [entry for folder in folders if folder.is_dir() for entry in folder.iterdir() if _orphan(entry.name, of)]
     for entry in found:
         with writing(entry):
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink(missing_ok=True)
     return found
 
 
-def _orphan(name: str) -> bool:
+def _orphan(name: str, of: str | None) -> bool:
     match = PART.fullmatch(name)
-    if match is None:
+    if match is None or match["of"] != (of or match["of"]):
         return False
     pid = int(match["pid"] or 0)  # 0: versions before named no process
     if pid in (0, os.getpid()):  # in a container the process before had our number; we have written nothing yet

@@ -227,14 +227,17 @@ def whole_folder(out: Path) -> Iterator[Path]:
     part = out.with_name(f".{out.name}.{os.getpid()}.part")
     anew = [parent for parent in part.parents if not parent.exists()]
     try:
-        part.mkdir(parents=True)
+        part.parent.mkdir(parents=True, exist_ok=True)
+        weights.sweep(part.parent, of=out.name)
+        part.mkdir()
     except OSError as problem:
         raise Mistake(f"cannot be made: {problem.strerror}", where=out) from None
     try:
         yield part
-        if out.is_dir():
-            out.rmdir()
-        os.replace(part, out)
+        with weights.writing(out):
+            if out.is_dir():
+                out.rmdir()
+            os.replace(part, out)
     finally:
         shutil.rmtree(part, ignore_errors=True)
         for parent in anew:

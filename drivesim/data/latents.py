@@ -29,6 +29,7 @@ from drivesim.data.order import Order
 from drivesim.errors import Mistake
 from drivesim.randomness import generator
 from drivesim.scene import BATCHED, EMPTY, FrameBoxes
+from drivesim.weights import write_atomic, writing
 
 FORMAT = "drivesim.latents/2"
 ABOUT, SEQUENCES = "cache.json", "sequences.parquet"
@@ -119,10 +120,14 @@ class LatentWriter:
 
     def _flush(self) -> None:
         if self._pending:
-            np.save(self.folder / f"{self._shard:06d}.npy", np.concatenate(self._pending))
+            self._save(f"{self._shard:06d}.npy", self._pending)
             if self._boxes:
-                np.save(self.folder / f"{self._shard:06d}.boxes.npy", np.concatenate(self._boxes))
+                self._save(f"{self._shard:06d}.boxes.npy", self._boxes)
             self._pending, self._boxes, self._offset, self._shard = [], [], 0, self._shard + 1
+
+    def _save(self, name: str, parts: list[np.ndarray]) -> None:
+        with writing(self.folder / name):
+            np.save(self.folder / name, np.concatenate(parts))
 
     def __enter__(self) -> "LatentWriter":
         return self
@@ -133,9 +138,10 @@ class LatentWriter:
         if kind is not None:
             return
         self._flush()
-        pq.write_table(pa.Table.from_pylist([asdict(row) for row in self._rows], SCHEMA), self.folder / SEQUENCES)
+        with writing(self.folder / SEQUENCES):
+            pq.write_table(pa.Table.from_pylist([asdict(row) for row in self._rows], SCHEMA), self.folder / SEQUENCES)
         content = {"format": FORMAT, "fingerprint": self.about.fingerprint, **asdict(self.about)}
-        (self.folder / ABOUT).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        write_atomic(self.folder / ABOUT, (json.dumps(content, indent=1) + "\n").encode())
 
 
 def _packed(boxes: FrameBoxes | None, frames: int, most: int) -> np.ndarray:

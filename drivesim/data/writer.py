@@ -3,6 +3,7 @@
 import math
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
@@ -16,6 +17,7 @@ from av.video.reformatter import Colorspace
 from drivesim.data.frames import image
 from drivesim.data.opening import opened, own_rate
 from drivesim.errors import Mistake
+from drivesim.weights import writing
 
 Size = tuple[int, int]
 BT709 = 1
@@ -53,8 +55,9 @@ class Writer:
         self.path, self.size, self.fps = Path(path), size, Fraction(fps)
         self.part = self.path.with_name(f".{self.path.name}.{os.getpid()}.part")
         self.count = 0
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._container = _new_mp4(self.part, self.fps, comment)
+        with writing(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._container = _new_mp4(self.part, self.fps, comment)
         gop = max(1, round(self.fps))
         codec = self._container.add_stream(
             "libx264",
@@ -87,9 +90,10 @@ class Writer:
             self.count += 1
 
     def _mux(self, packets: list[Any]) -> None:
-        for packet in packets:
-            packet.duration = 1  # in the encoder's time base, a frame
-            self._container.mux(packet)
+        with writing(self.path):
+            for packet in packets:
+                packet.duration = 1  # in the encoder's time base, a frame
+                self._container.mux(packet)
 
     def __enter__(self) -> "Writer":
         return self
@@ -98,15 +102,20 @@ class Writer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            if kind is None and self.count:
-                self._mux(self._stream.encode(None))
-            self._container.close()
-            if kind is None:
-                if not self.count:
-                    raise ValueError(f"{self.path}: no frame was written")
+            if kind is not None:
+                with suppress(OSError):  # of what is thrown away
+                    self._container.close()
+                return
+            if not self.count:
+                self._container.close()
+                raise ValueError(f"{self.path}: no frame was written")
+            self._mux(self._stream.encode(None))
+            with writing(self.path):
+                self._container.close()
                 _publish(self.part, self.path)
         finally:
-            self.part.unlink(missing_ok=True)
+            with suppress(OSError):
+                self.part.unlink(missing_ok=True)
 
 
 def remux(segments: list[Path], out: str | Path, comment: str = "") -> None:
@@ -126,13 +135,16 @@ def remux(segments: list[Path], out: str | Path, comment: str = "") -> None:
         with opened(segments[0]) as first:
             like = first.streams.video[0]
             fps, extradata = own_rate(like), like.codec_context.extradata
-            whole = _new_mp4(part, fps, comment)
+            with writing(out):
+                whole = _new_mp4(part, fps, comment)
             copy = whole.add_stream_from_template(like)
-        with whole:
-            _copy(segments, whole, copy, fps, extradata)
-        _publish(part, out)
+        with writing(out):
+            with whole:
+                _copy(segments, whole, copy, fps, extradata)
+            _publish(part, out)
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
 
 
 def bind(pictures: Sequence[Path], times: Sequence[Fraction], out: str | Path) -> None:
@@ -153,8 +165,9 @@ def bind(pictures: Sequence[Path], times: Sequence[Fraction], out: str | Path) -
     lengths.append(ticks[-1] // len(lengths))
     out = Path(out)
     part = out.with_name(f".{out.name}.{os.getpid()}.part")
-    part.parent.mkdir(parents=True, exist_ok=True)
     try:
+        with writing(out):
+            part.parent.mkdir(parents=True, exist_ok=True)
         with _new_mp4(part, Fraction(MICRO), "") as whole:
             stream = whole.add_stream("mjpeg", rate=Fraction(MICRO))
             stream.height, stream.width = image(pictures[0]).shape[:2]

@@ -66,7 +66,7 @@ def run(
         progress=lambda rows: track(rows, "measuring", transient=True),
     )  # fmt: skip
     facts = {"a": str(a), "b": str(b), "seed": seed, "fps": str(plan.fps), "size": list(plan.size)}
-    with whole_folder(out) as part, recorded(part, "cpu", "compare", **facts) as record:
+    with whole_folder(out) as part, recorded(part, "cpu", "compare", facts) as record:
         with record.timing("clips"):
             rows, refused = _clips(plan, part / "study", pairs, seed)
         if not rows:

@@ -47,7 +47,7 @@ def run(out: Path, seed: int = 0, device: str = "cpu", budget: Budget | None = N
     if out.exists() and any(out.iterdir()):
         raise Mistake("this folder is not empty", where=out, mend="remove it, or name another --out")
     say, begun = Console(highlight=False).print, time.monotonic()
-    with recorded(out, device, "demo", seed=seed) as noted:
+    with recorded(out, device, "demo", {"seed": seed}) as noted:
 
         def step(name: str, words: str) -> None:
             say(f"[bold]{time.monotonic() - begun:4.0f} s[/]  {words}")

@@ -20,6 +20,7 @@ from drivesim.rollout import scenario as scenarios
 from drivesim.rollout.branch import Branch, changed, part
 from drivesim.rollout.engine import Rollout, prepare, roll
 from drivesim.rollout.journal import check_free
+from drivesim.rollout.log import Log
 from drivesim.rollout.scenario import Scenario
 from drivesim.rollout.settings import RolloutConfig
 from drivesim.rollout.stack import Stack
@@ -83,31 +84,38 @@ def run(
         mend = "a scenario with boxes: none, or boxes: tracks; or leave --export out"
         raise Mistake("there are no boxes to write: they are unknown", where="--export", mend=mend)
     _check_free(out, found, resume)
-    stack = stacks.load(weights, device, precision)
-    for name, each in found.items():
-        if each.boxes != "unknown" and stack.boxed is None:
-            what = f"boxes: {each.boxes}, and these weights take no boxes"
-            mend = "train an image model with joined: [boxes] (docs/boxes.md); 'drivesim scenario preview' needs none"
-            raise Mistake(what, where=name or scenario, mend=mend)
-    planned: list[tuple[Path, Rollout]] = [
-        (_folder(out, found, name, each, seed), _prepared(stack, each, seed, rollout_config, scenario, name, branch))
-        for name, each in found.items()
-        for seed in each.seeds
-    ]
-    remarks = (line for _, rollout in planned if rollout.placed for line in rollout.placed.remarks.lines())
-    for line in dict.fromkeys(remarks):
-        say(f"[yellow]labels[/] {escape(line)}")
-    if left := [rollout for folder, rollout in planned if not (folder / "video.mp4").exists()]:
-        room = Room.at(out, stack.device)
-        foresee(left, out, room).show(room)
-    if dry_run:
-        return []
-    done = []
-    for folder, rollout in planned:
-        title = folder.relative_to(out.parent).as_posix()
-        done.append(roll(rollout, folder, resume=resume, argv=sys.argv, title=title, export=formats))
-        _tell(folder, rollout)
-    _tell_lost(done)
+    with Log() as log:
+        stack = stacks.load(weights, device, precision)
+        for name, each in found.items():
+            if each.boxes != "unknown" and stack.boxed is None:
+                what = f"boxes: {each.boxes}, and these weights take no boxes"
+                mend = (
+                    "train an image model with joined: [boxes] (docs/boxes.md); 'drivesim scenario preview' needs none"
+                )
+                raise Mistake(what, where=name or scenario, mend=mend)
+        planned: list[tuple[Path, Rollout]] = [
+            (
+                _folder(out, found, name, each, seed),
+                _prepared(stack, each, seed, rollout_config, scenario, name, branch),
+            )
+            for name, each in found.items()
+            for seed in each.seeds
+        ]
+        remarks = (line for _, rollout in planned if rollout.placed for line in rollout.placed.remarks.lines())
+        for line in dict.fromkeys(remarks):
+            say(f"[yellow]labels[/] {escape(line)}")
+        if left := [rollout for folder, rollout in planned if not (folder / "video.mp4").exists()]:
+            room = Room.at(out, stack.device)
+            foresee(left, out, room).show(room)
+        if dry_run:
+            return []
+        done = []
+        for folder, rollout in planned:
+            title = folder.relative_to(out.parent).as_posix()
+            done.append(roll(rollout, folder, resume=resume, argv=sys.argv, title=title, export=formats, log=log))
+            _tell(folder, rollout)
+            log.to(None)
+        _tell_lost(done)
     return done
 
 

@@ -79,6 +79,8 @@ class Rehearsal:
         law = Law(self.peaks)
         largest = None if self.room.memory is None or self.begin else law.largest(self.room.memory - self.held)
         checkpoints = times(self.loop.steps, self.begin, self.loop.checkpoint_every)
+        if self.loop.checkpoints_kept:
+            checkpoints = min(checkpoints, self.loop.checkpoints_kept + 1)  # one goes once the next is there
         beside = self._weights()
         disk = checkpoints * trial.checkpoint_bytes + beside
         check_disk(disk, self.room, out, self._rarer(trial.checkpoint_bytes, self.room.disk - beside))
@@ -164,6 +166,8 @@ class Rehearsal:
     def _rarer(self, each: int, free: int) -> str:
         """How many steps must lie between checkpoints of ``each`` bytes so that they fit."""
         fit = free // each
+        if fit >= 2 and not 0 < self.loop.checkpoints_kept < fit:
+            return f"loop.checkpoints_kept={fit - 1} fits"
         for every in range(self.loop.checkpoint_every or self.loop.steps, self.loop.steps):
             if times(self.loop.steps, self.begin, every) <= fit:
                 return f"loop.checkpoint_every={every} fits"

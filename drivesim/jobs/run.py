@@ -3,33 +3,30 @@
 import os
 import platform
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from drivesim.errors import Interrupted
+from drivesim.rollout.log import Log
 from drivesim.rollout.record import Record
 
 
 @contextmanager
-def recorded(out: Path, device: str, job: str, **facts: Any) -> Iterator[Record]:
-    """Keeps ``out/run.json``: status running, then done, interrupted or failed."""
+def recorded(out: Path, device: str, job: str, facts: Mapping[str, Any], log: Log | None = None) -> Iterator[Record]:
+    """Keeps ``out/run.json``: status running, then done, interrupted or failed; and ``out/log.txt``.
+
+    Args:
+        log: what has heard the terminal already; None: it is heard from now on.
+    """
     begun = datetime.now(UTC).isoformat(timespec="seconds")
     machine = f"{platform.machine()}, {os.cpu_count()} cores"
-    record = Record(
-        out, torch.device(device), {"job": job, "argv": sys.argv, "begun": begun, "machine": machine, **facts}
-    )
-    record.save("running")
-    try:
-        yield record
-    except (Interrupted, KeyboardInterrupt):
-        record.save("interrupted")
-        raise
-    except BaseException:
-        record.save("failed")
-        raise
-    record.save("done")
+    told = {"job": job, "argv": sys.argv, "begun": begun, "machine": machine, **facts}
+    with nullcontext(log) if log else Log() as heard:
+        record = Record(out, torch.device(device), told)
+        with record.kept():
+            heard.to(out)
+            yield record

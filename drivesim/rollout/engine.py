@@ -3,9 +3,8 @@
 import hashlib
 import json
 import signal
-import threading
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -17,16 +16,17 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.text import Text
 from torch import Tensor
 
-from drivesim import __version__, config
+from drivesim import __version__, config, weights
 from drivesim.data import video
 from drivesim.data.formats import Format, known
-from drivesim.errors import Interrupted, Mistake
+from drivesim.errors import Interrupted, Mistake, out_of_memory
 from drivesim.rollout import labels, memory, stages
 from drivesim.rollout.branch import Branch
 from drivesim.rollout.course import Course, course, scaled
 from drivesim.rollout.handover import Handover
 from drivesim.rollout.interpolator import Interpolator
 from drivesim.rollout.journal import Journal, claimed
+from drivesim.rollout.log import Log
 from drivesim.rollout.mark import mark
 from drivesim.rollout.placed import Placed, placed
 from drivesim.rollout.plan import Plan, describe, places
@@ -39,6 +39,7 @@ from drivesim.rollout.stack import Stack
 from drivesim.rollout.stages import Segment, State
 from drivesim.rollout.upscaler import Upscaler
 from drivesim.scene import KEYFRAME_FPS, to_model
+from drivesim.signals import Stop
 from drivesim.weights import sha256, write_atomic
 
 PAST = ("keep", "weights", "size", "precision", "device", "version")  # what a branch has from its run
@@ -119,7 +120,7 @@ def prepare(
     settings = scaled(settings, scenario)
     chosen, opening = course(stack, scenario, settings), scenario.opening
     scenario = replace(scenario, size=chosen.size, fps=str(chosen.plan.fps), seeds=[seed])
-    clip_id = _identify(Path(opening.clip)) if opening.clip else ""
+    clip_id = _identify(Path(opening.clip), opening.rate) if opening.clip else ""
     noise = NoiseSource(seed, branch.noise if branch else scenario.identity(clip_id))
     boxes = placed(scenario, chosen.size)
     told = boxes.digest if boxes else None
@@ -162,30 +163,52 @@ def roll(
     argv: Iterable[str] = (),
     title: str = "rollout",
     export: Iterable[Format] = known.WRITTEN,
+    log: Log | None = None,
 ) -> Path:
     """Makes ``out/video.mp4``, window by window; memory does not grow with its length. Then its boxes,
     where they are known, are written, also in the formats of ``export``: they are held in memory at once.
 
+    Args:
+        log: what has heard the terminal already; it goes on into ``out`` and is the caller's to end. None: a new one.
+
     Raises:
-        Mistake: the folder is not free, another process has it, or it holds another plan.
-        Interrupted: SIGTERM or Ctrl-C; ``resume`` goes on with identical frames.
+        Mistake: the folder is not free, another process has it, it holds another plan, a file cannot be written, or
+            memory does not suffice.
+        Interrupted: SIGTERM or SIGUSR1, after the window that it came into; Ctrl-C, or a second signal, at once.
+            ``resume`` goes on with identical frames.
     """
-    with claimed(out, resume):
+    with claimed(out, resume), nullcontext(log) if log else Log() as heard:
         _settle(rollout, out)
+        heard.to(out)
         record = Record(out, rollout.stack.device, _facts(rollout, list(argv)))
         try:
-            with _terminable():
-                record.save("running")
-                _run(rollout, out, record, title)
+            with record.kept(), Stop("window", signal.SIGTERM, signal.SIGUSR1) as stop:
+                _run(rollout, out, record, title, stop)
                 _label(rollout, out, record, export)
-                record.save("done")
         except KeyboardInterrupt:
-            record.save("interrupted")
             raise Interrupted(f"{out}: stopped; the same command with --resume goes on") from None
-        except BaseException:
-            record.save("failed")
-            raise
+        except (RuntimeError, MemoryError) as problem:
+            if not out_of_memory(problem):
+                raise
+            what = f"a window does not fit into the memory of {rollout.stack.device}"
+            raise Mistake(what, where=out, mend=_smaller(rollout)) from None
     return out
+
+
+def _smaller(rollout: Rollout) -> str:
+    """The next setting to try when memory does not suffice, of the stage that holds most: the last."""
+    settings, end = rollout.config, "in another --out: a run keeps its settings"
+    if rollout.course.upsampler:
+        sides = settings.upsample.tile or rollout.course.size
+        unit = rollout.stack.upsampler.unit if rollout.stack.upsampler else 1
+        height, width = (side // 2 // unit * unit for side in sides)
+        if min(height, width) > settings.upsample.tile_overlap:
+            return f"try upsample.tile=[{height},{width}] {end}"
+    if settings.interpolation.batch > 1 and rollout.plan.passes:
+        return f"try interpolation.batch={settings.interpolation.batch // 2} {end}"
+    if settings.decode.batch > 1:
+        return f"try decode.batch={settings.decode.batch // 2} {end}"
+    return "take smaller models, or a --device with more memory"
 
 
 def _facts(rollout: Rollout, argv: list[str]) -> dict[str, Any]:
@@ -210,7 +233,7 @@ def _parting(branch: Branch) -> dict[str, Any]:
     return {**branch.told, "run": str(branch.run), "second": round(float(branch.second), 3)}
 
 
-def _run(rollout: Rollout, out: Path, record: Record, title: str) -> None:
+def _run(rollout: Rollout, out: Path, record: Record, title: str, stop: Stop) -> None:
     plan, before = rollout.plan, rollout.before
     journal = Journal(out, rollout.description["hash"], rollout.config.states == "all")
     if (branch := rollout.branch) is not None:
@@ -222,7 +245,8 @@ def _run(rollout: Rollout, out: Path, record: Record, title: str) -> None:
         record.resumed_at.append(begin)
     video_file, front = out / "video.mp4", out / "segments" / "opening.mp4"
     if begin < plan.count:
-        video_file.unlink(missing_ok=True)
+        with weights.writing(video_file):
+            video_file.unlink(missing_ok=True)
         if len(before):
             with video.Writer(front, rollout.course.size, plan.fps) as writer:
                 writer.write(before)
@@ -234,6 +258,9 @@ def _run(rollout: Rollout, out: Path, record: Record, title: str) -> None:
                 journal.commit(segment)
                 memory.hand_back()
                 progress.update(task, completed=segment.last)
+                if stop.asked:
+                    mend = "the same command with --resume goes on"
+                    raise Interrupted(f"{out}: stopped behind window {segment.window.n + 1} of {plan.count}; {mend}")
     if not video_file.exists():
         segments = [file for n in range(plan.count) if (file := journal.segment_file(n)).exists()]
         video.remux([front, *segments] if len(before) else segments, video_file, rollout.mark)
@@ -309,10 +336,13 @@ def _differences(found: dict[str, Any], description: dict[str, Any]) -> str:
     return ", ".join(names) + " differ" if names else "its hash differs"
 
 
-def _identify(clip: Path) -> str:
-    """SHA-256 of a video's bytes, or over those of a folder's images."""
-    if not clip.exists():
-        raise Mistake("no such file", where=clip)
+def _identify(clip: Path, rate: Fraction | None) -> str:
+    """SHA-256 of a video's bytes, or over those of a folder's images, once it is known to be one.
+
+    Raises:
+        Mistake: see ``video.probe``.
+    """
+    video.probe(clip, rate=rate)
     if clip.is_file():
         return sha256(clip)
     return hashlib.sha256("".join(map(sha256, video.image_folder(clip))).encode()).hexdigest()
@@ -335,23 +365,6 @@ def _front(opening: Opening, chosen: Course) -> np.ndarray:
     start = Fraction(str(opening.at)) + (given + 1 - count) / chosen.plan.fps
     size, rate = chosen.size, opening.rate
     return video.read(clip, fps=chosen.plan.fps, start=start, frames=count, size=size, rate=rate).frames
-
-
-@contextmanager
-def _terminable() -> Iterator[None]:
-    """SIGTERM ends the block as Ctrl-C does. Files are replaced whole, so it may come at any time."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 class _Rate(ProgressColumn):

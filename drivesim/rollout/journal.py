@@ -14,7 +14,7 @@ import json
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,50 +23,73 @@ from safetensors.torch import load as parse
 from safetensors.torch import save as serialise
 
 from drivesim.errors import Mistake
+from drivesim.rollout import log
 from drivesim.rollout.plan import Window
 from drivesim.rollout.stages import Segment, State
-from drivesim.weights import sha256, write_atomic
+from drivesim.weights import PART, append, copy_atomic, sha256, sweep, write_atomic, writing
 
 KEPT_STATES = 2  # the newest may be damaged by what ended the run
 LOCK = "lock"
+BEGINNINGS = {LOCK, log.NAME, "scenario.yaml", "config.yaml"}  # what stands in a run folder before plan.json
 
 
 def check_free(out: Path, resume: bool) -> None:
-    """Refuses a folder that a rollout must not write into.
+    """Refuses a folder that a rollout must not write into. One whose process was killed before it had begun is free.
 
     Raises:
         Mistake: it is a file, holds something and ``resume`` is not asked for, or is to be resumed and is no run.
     """
     if out.exists() and not out.is_dir():
         raise Mistake("is a file, not a folder", where=out)
-    held = [entry.name for entry in out.iterdir() if entry.name != LOCK] if out.exists() else []
-    if held and not resume:
+    held = {entry.name for entry in out.iterdir() if not PART.fullmatch(entry.name)} if out.exists() else set()
+    if held <= {LOCK} or (LOCK in held and held <= BEGINNINGS):
+        return
+    if not resume:
         raise Mistake(
             "this folder is not empty", where=out, mend="--resume goes on with its run; or name another --out"
         )
-    if held and not (out / "plan.json").exists():
+    if not (out / "plan.json").exists():
         raise Mistake("this folder holds no run that can be resumed", where=out, mend="name another --out")
 
 
 @contextmanager
 def claimed(out: Path, resume: bool) -> Iterator[None]:
-    """``out`` belongs to this process until the end of the block; it is made where there is none.
+    """``out`` belongs to this rollout until the end of the block; see ``owned``.
 
     Raises:
         Mistake: another process has it, or ``check_free``.
     """
     check_free(out, resume)
-    out.mkdir(parents=True, exist_ok=True)
-    lock = out / LOCK
-    handle = _locked(lock)
-    try:
+    with owned(out):
         check_free(out, resume)  # again: another run may have begun and ended in between
-        os.truncate(handle, 0)
-        os.write(handle, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode())
+        yield
+
+
+@contextmanager
+def owned(out: Path) -> Iterator[None]:
+    """``out`` belongs to this process until the end of the block; it is made where there is none, and goes again where
+    it stays empty. What a process that was killed in it left half-written is removed.
+
+    Raises:
+        Mistake: another process has it, or it cannot be written.
+    """
+    with writing(out):
+        made = not out.exists()
+        out.mkdir(parents=True, exist_ok=True)
+        handle = _locked(out / LOCK)
+    try:
+        with writing(out / LOCK):
+            os.truncate(handle, 0)
+            os.pwrite(handle, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode(), 0)
+        sweep(out, *(entry for entry in out.iterdir() if entry.is_dir()))
         yield
     finally:
-        lock.unlink(missing_ok=True)
+        with suppress(OSError):  # the lock ends with the handle; what is left of it is taken over
+            (out / LOCK).unlink(missing_ok=True)
         os.close(handle)
+        if made:
+            with suppress(OSError):  # it is not empty
+                out.rmdir()
 
 
 def _locked(lock: Path) -> int:
@@ -132,7 +155,18 @@ class Journal:
                 break
         self.lines = [line for line in self.lines if json.loads(line)["n"] < begin]  # a prefix: the chain holds
         write_atomic(self.file, "".join(f"{line}\n" for line in self.lines).encode())  # a torn last line goes, too
+        self._tidy(begin)
         return begin, state
+
+    def _tidy(self, begin: int) -> None:
+        """Removes what a window left that was not done, and the states that had grown old when the run was killed."""
+        first = 0 if self.keep_states else begin - KEPT_STATES
+        for file, oldest in ((self.state_file, first), (self.segment_file, 0)):
+            for held in file(0).parent.glob(f"*{file(0).suffix}"):
+                number = held.stem.rpartition("-")[2]
+                if number.isdecimal() and not oldest <= int(number) < begin:
+                    with writing(held):
+                        held.unlink()
 
     def commit(self, segment: Segment) -> None:
         """Window done: its state goes to disk, then the lines of state and segment; states grown old are deleted."""
@@ -143,7 +177,8 @@ class Journal:
         file = segment.file
         self._append("segment", window, file, sha256(file) if file else None, frames=[segment.first, segment.last])
         if not self.keep_states:
-            self.state_file(window.n - KEPT_STATES).unlink(missing_ok=True)
+            with writing(self.out):
+                self.state_file(window.n - KEPT_STATES).unlink(missing_ok=True)
 
     def ends(self) -> list[int]:
         """How many output frames there are once window n is done, for every window that is."""
@@ -163,8 +198,7 @@ class Journal:
             file = entry["file"] and parent.out / entry["file"]
             if file and (entry["stage"] == "segment" or entry["n"] == windows - 1):
                 own = self.out / entry["file"]
-                own.parent.mkdir(exist_ok=True)
-                write_atomic(own, file.read_bytes())
+                copy_atomic(file, own)
             self._line({**entry, "previous": self._previous(self.lines)})
 
     def segment_file(self, n: int) -> Path:
@@ -184,10 +218,7 @@ class Journal:
 
     def _line(self, entry: dict[str, Any]) -> None:
         line = json.dumps(entry)
-        with open(self.file, "a", encoding="utf-8") as out:
-            out.write(f"{line}\n")
-            out.flush()
-            os.fsync(out.fileno())
+        append(self.file, f"{line}\n", sync=True)
         self.lines.append(line)
 
     def _previous(self, lines: list[str]) -> str:
@@ -208,7 +239,7 @@ class Journal:
         return lines
 
     def _ours(self, entry: dict[str, Any]) -> bool:
-        """Whether a line is one that ``commit`` writes: its file is the window's own, and no other place on the disk."""
+        """Whether a line is one that ``commit`` writes: its file is the window's own, no other place on the disk."""
         n, stage, frames = entry["n"], entry["stage"], entry.get("frames", [0, 0])
         if type(n) is not int or n < 0 or [type(frame) for frame in frames] != [int, int]:
             return False

@@ -1,5 +1,7 @@
 """What leaves with a rollout's video: what every frame is, its boxes, and label files in other people's formats."""
 
+import os
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from drivesim.rollout.branch import Branch
 from drivesim.rollout.placed import Placed
 from drivesim.rollout.plan import Plan
 from drivesim.scene import Labels
+from drivesim.weights import writing
 
 EXPORT = "export"
 
@@ -49,15 +52,27 @@ def save(
 
 
 def export(labelled: Labelled, out: Path, plan: Plan, formats: Iterable[Format]) -> dict[str, dict[str, int]]:
-    """Writes ``out/export/FORMAT`` for every one of ``formats``.
+    """Writes ``out/export/FORMAT`` for every one of ``formats``; the folder is there when all of it is.
 
     Returns:
         What each cannot carry: how often, by reason.
+
+    Raises:
+        Mistake: a file cannot be written.
     """
-    lost = {}
-    for form in formats:
-        assert form.write is not None  # known.written
-        remarks = Remarks()
-        form.write([labelled], out / EXPORT / form.name, plan.fps, remarks)
-        lost[form.name] = remarks.count
+    lost, whole = {}, out / EXPORT
+    part = out / f".{EXPORT}.{os.getpid()}.part"
+    try:
+        for form in formats:
+            assert form.write is not None  # known.written
+            remarks = Remarks()
+            with writing(whole / form.name):
+                form.write([labelled], part / form.name, plan.fps, remarks)
+            lost[form.name] = remarks.count
+        if lost:
+            with writing(whole):
+                shutil.rmtree(whole, ignore_errors=True)  # of a run that was killed before it was done
+                os.replace(part, whole)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
     return lost

@@ -3,13 +3,14 @@
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 
 from drivesim import __version__
+from drivesim.errors import Interrupted, Mistake
 from drivesim.rollout.memory import peak_bytes
 from drivesim.weights import write_atomic
 
@@ -26,7 +27,7 @@ class Record:
 
     def __init__(self, out: Path, device: torch.device, facts: dict[str, Any]):
         self.file, self.device = out / "run.json", device
-        before = json.loads(self.file.read_bytes()) if self.file.exists() else {}
+        before = _read(self.file)
         self.seconds: dict[str, float] = before.get("seconds", {})
         self.resumed_at: list[int] = before.get("resumed_at", [])
         self.before, self.late = before, dict[str, Callable[[], Any]]()
@@ -46,6 +47,19 @@ class Record:
         kept = {name: self.before[name] for name in LATE if name in self.before}
         content = {**self.facts, "status": status, **late, **kept, **told}
         write_atomic(self.file, json.dumps(content, indent=1, default=str).encode())
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """``running`` while its block runs, then ``done``, ``interrupted`` or ``failed``; where the disk takes no more,
+        it stays as it is."""
+        self.save("running")
+        try:
+            yield
+        except BaseException as problem:
+            with suppress(Mistake):
+                self.save("interrupted" if isinstance(problem, Interrupted | KeyboardInterrupt) else "failed")
+            raise
+        self.save("done")
 
     @contextmanager
     def timing(self, stage: str) -> Iterator[None]:
@@ -68,3 +82,11 @@ class Record:
             taken = time.perf_counter() - begin - (sum(self.seconds.values()) - others)
             self.seconds[stage] = self.seconds.get(stage, 0.0) + taken
             yield chunk
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        before = json.loads(file.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return before if isinstance(before, dict) else {}

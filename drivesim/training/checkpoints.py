@@ -48,7 +48,7 @@ def save(content: Mapping[str, Any], file: Path) -> None:
     Mistake: a tensor in it is not finite, it cannot be written, or the disk gives back other bytes; what was there
         stays, or is gone in the last case.
     """
-    weights.check_finite(dict(_tensors(content)), file)
+    weights.check_finite(dict(tensors(content)), file)
     with weights.replacing(file) as part:
         with open(part, "wb") as out:
             sink = _Hashed(out)
@@ -164,13 +164,13 @@ def _read_back(file: Path) -> str:
     return weights.sha256(file)
 
 
-def _tensors(content: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
+def tensors(content: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
     """Every tensor within mappings and lists, by its path."""
     if isinstance(content, Tensor):
         yield name, content
     elif isinstance(content, Mapping):
         for key, value in content.items():
-            yield from _tensors(value, f"{name}.{key}" if name else str(key))
+            yield from tensors(value, f"{name}.{key}" if name else str(key))
     elif isinstance(content, list | tuple):
         for n, value in enumerate(content):
-            yield from _tensors(value, f"{name}[{n}]")
+            yield from tensors(value, f"{name}[{n}]")
