@@ -125,34 +125,52 @@ def matched(shared: np.ndarray, judged: np.ndarray, region: np.ndarray, least: f
         judged, region: ``N`` bool.
         least: overlap from which on a detection is of a box.
     """
-    found = np.full(len(shared), FREE)
-    if not shared.size or shared.max() < least:
-        return found
-    left = np.ones(shared.shape[1], bool)
-    for row, values in enumerate(shared):
-        for kind in (judged, ~judged):
-            open_ = kind & left & (values >= least)
-            if open_.any():
-                place = int(np.argmax(np.where(open_, values, -1.0)))
-                left[place] = region[place]
-                found[row] = place if judged[place] else DROPPED
-                break
+    found, taken = np.full(len(shared), FREE), set[int]()
+    pairs = np.argwhere(shared >= least)  # few, and in the order of the detections
+    best: dict[int, tuple[bool, float, int]] = {}
+    for (row, place), value in zip(pairs.tolist(), shared[tuple(pairs.T)].tolist(), strict=True):
+        _settle(best, row, found, taken, region)
+        choice = bool(judged[place]), value, place
+        if place not in taken and (row not in best or choice[:2] > best[row][:2]):
+            best[row] = choice
+    _settle(best, -1, found, taken, region)
     return found
+
+
+def _settle(
+    best: dict[int, tuple[bool, float, int]], row: int, found: np.ndarray, taken: set[int], region: np.ndarray
+) -> None:
+    """The detection before ``row`` takes what is best for it."""
+    for before in [each for each in best if each != row]:
+        judged, _, place = best.pop(before)
+        found[before] = place if judged else DROPPED
+        if not region[place]:
+            taken.add(place)
 
 
 @dataclass(frozen=True, eq=False)
 class Frame:
-    """One frame: what it was told, and what was found in it."""
+    """One frame: what it was told, what was found in it, and how they overlap, ``D N``."""
 
     told: Told
     seen: Seen
+    shared: np.ndarray
+
+    @classmethod
+    def of(cls, told: Told, seen: Seen) -> "Frame":
+        return cls(told, seen, overlap(seen.box, told.box, told.region))
+
+    def __len__(self) -> int:
+        """Of all that could count; a frame of length 0 changes no number but that of frames."""
+        return len(self.seen) + int(self.told.judged.sum())
 
     def only(self, cls: str | None) -> "Frame":
         """Of one class; "don't care" stays, whatever class it has. None = of all, which are then one."""
         if cls is None:
             return self
-        own = np.array([each == cls for each in self.told.cls], bool) | ~self.told.judged
-        rows = np.flatnonzero(own)
+        rows = np.flatnonzero(
+            [each == cls or not own for each, own in zip(self.told.cls, self.told.judged, strict=True)]
+        )
         part = Told(
             self.told.box[rows],
             tuple(self.told.cls[n] for n in rows),
@@ -160,7 +178,13 @@ class Frame:
             self.told.judged[rows],
             self.told.region[rows],
         )
-        return Frame(part, self.seen.rows([n for n, each in enumerate(self.seen.cls) if each == cls]))
+        places = np.flatnonzero(np.array([each == cls for each in self.seen.cls], bool))
+        return Frame(part, self.seen.rows(places), self.shared[np.ix_(places, rows)])
+
+    def sure(self, least: float) -> "Frame":
+        """With the detections of at least that score."""
+        places = np.flatnonzero(self.seen.score >= least)
+        return Frame(self.told, self.seen.rows(places), self.shared[places])
 
     def outcomes(self, leasts: Sequence[float], within: Range = ALL) -> Iterator[tuple[np.ndarray, int]]:
         """For each overlap of ``leasts`` what every detection is, as of ``matched``, and how many boxes are judged.
@@ -172,8 +196,7 @@ class Frame:
         size, own = self.told.extent, self.seen.extent
         judged = self.told.judged & (size >= within[0]) & (size < within[1])
         outside = (own < within[0]) | (own >= within[1])
-        shared = overlap(self.seen.box, self.told.box, self.told.region)
         for least in leasts:
-            found = matched(shared, judged, self.told.region, least)
+            found = matched(self.shared, judged, self.told.region, least)
             found[(found == FREE) & outside] = DROPPED
             yield found, int(judged.sum())

@@ -10,6 +10,7 @@ blocks of ``BLOCK`` seconds where there are fewer than ``FEW`` videos, which the
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from fractions import Fraction
+from itertools import compress
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from drivesim import randomness
 from drivesim.metrics import tracking
 from drivesim.metrics.detection import Found
 from drivesim.metrics.matching import MOST, SIZES, Frame, Size, seen, told
-from drivesim.metrics.precision import OVERLAPS, Marks, marks, mean, over_classes
+from drivesim.metrics.precision import OVERLAPS, Marks, known, marks, mean, over_classes
 from drivesim.scene import Boxes
 
 Plain = dict[str, Any]
@@ -101,8 +102,7 @@ class Judged:
     Args:
         names: of the videos.
         video, time: ``F``, each frame's video and second.
-        frames: ``F``.
-        classes: that the detector knows.
+        frames: ``F``. ``apart``: by class, ``F`` each.
         marks: by class at an overlap of a half.
         anything: the same of all classes as one.
         rows, extra: at the threshold.
@@ -112,7 +112,7 @@ class Judged:
     video: np.ndarray
     time: np.ndarray
     frames: tuple[Frame, ...]
-    classes: tuple[str, ...]
+    apart: dict[str, tuple[Frame, ...]]
     marks: dict[str, Marks]
     anything: Marks
     rows: Rows
@@ -124,15 +124,19 @@ class Judged:
         blocks = np.zeros_like(self.time) if len(self.names) >= FEW else self.time // BLOCK
         return np.unique(np.stack([self.video, blocks]), axis=1, return_inverse=True)[1].reshape(-1)
 
-    def numbers(self, weight: np.ndarray | None = None) -> dict[str, float | None]:
-        """See ``rates``; with ``ap50`` and ``any50``, the mean of classes and that of all classes as one.
+    @property
+    def sums(self) -> np.ndarray:
+        """``F`` rows of ``sums``."""
+        return sums(self.rows, self.extra, len(self.frames))
 
-        Args:
-            weight: ``F``, how many times each frame counts; None = once.
-        """
-        weight = np.ones(len(self.frames)) if weight is None else weight
-        precise = {"ap50": over_classes(self.marks, weight), "any50": self.anything.precision(weight)}
-        return precise | rates(self.rows, self.extra, weight)
+    def numbers(self) -> dict[str, float | None]:
+        """``rates``, with ``ap50`` and ``any50``, the mean of classes and that of all classes as one."""
+        return {name: known(value[0]) for name, value in self.weighted(np.ones((1, len(self.frames)))).items()}
+
+    def weighted(self, weights: np.ndarray) -> dict[str, np.ndarray]:
+        """``numbers``, ``R`` each, NaN for None, for ``R F``: how many times each frame counts."""
+        precise = {"ap50": over_classes(self.marks, weights), "any50": self.anything.precisions(weights)}
+        return precise | rates(weights @ self.sums)
 
     def of(self, which: np.ndarray) -> "Judged":
         """Those of some frames (``F`` bool), numbered anew in their order."""
@@ -142,7 +146,8 @@ class Judged:
             self,
             video=self.video[which],
             time=self.time[which],
-            frames=tuple(frame for frame, kept in zip(self.frames, which, strict=True) if kept),
+            frames=tuple(compress(self.frames, which)),
+            apart={cls: tuple(compress(each, which)) for cls, each in self.apart.items()},
             marks={cls: each.of(which) for cls, each in self.marks.items()},
             anything=self.anything.of(which),
             rows=replace(rows, frame=number[rows.frame]),
@@ -155,7 +160,7 @@ def judge(videos: Sequence[Watched], classes: frozenset[str], threshold: float =
     frames, video, time, parts = list[Frame](), list[int](), list[float](), list[tuple[Rows, Extra]]()
     for number, one in enumerate(videos):
         own = [
-            Frame(told(boxes, one.size, classes), seen(found, one.size))
+            Frame.of(told(boxes, one.size, classes), seen(found, one.size))
             for boxes, found in zip(one.boxes, one.found, strict=True)
         ]
         times = [float(t) for t in one.times]
@@ -164,15 +169,15 @@ def judge(videos: Sequence[Watched], classes: frozenset[str], threshold: float =
         video += [number] * len(own)
         time += times
     rows, extra = (_joined([part[n] for part in parts]) for n in range(2))
-    known = tuple(sorted(classes))
+    apart = {cls: tuple(frame.only(cls) for frame in frames) for cls in sorted(classes)}
     return Judged(
         names=tuple(one.name for one in videos),
         video=np.array(video, np.int64),
         time=np.array(time, np.float64),
         frames=tuple(frames),
-        classes=known,
-        marks={cls: marks(frames, cls)[0] for cls in known},
-        anything=marks(frames, None)[0],
+        apart=apart,
+        marks={cls: marks(each)[0] for cls, each in apart.items()},
+        anything=marks(frames)[0],
         rows=rows,
         extra=extra,
     )
@@ -180,7 +185,7 @@ def judge(videos: Sequence[Watched], classes: frozenset[str], threshold: float =
 
 def _at_threshold(frames: Sequence[Frame], times: Sequence[float], first: int, threshold: float) -> tuple[Rows, Extra]:
     """Of one video, whose frames are numbered from ``first`` on."""
-    frames = [replace(f, seen=f.seen.rows(np.flatnonzero(f.seen.score >= threshold))) for f in frames]
+    frames = [frame.sure(threshold) for frame in frames]
     tracks = tracking.tracks([frame.seen.box for frame in frames], times)
     rows, extra = list[tuple[Any, ...]](), list[tuple[Any, ...]]()
     pairs, places = list[tuple[int, int]](), list[int]()
@@ -230,8 +235,20 @@ def _joined(parts: Sequence[Any]) -> Any:
     return kind(**{f.name: np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(kind)})
 
 
-def rates(rows: Rows, extra: Extra, weight: np.ndarray) -> dict[str, float | None]:
-    """Numbers at the threshold; None where there is nothing to divide by.
+def sums(rows: Rows, extra: Extra, frames: int) -> np.ndarray:
+    """Of every frame, ``F 10``: 1, boxes, found ones, and of these the overlaps, the centres' shares and pixels, how
+    many are confused and how many switched; then detections and hallucinated ones."""
+    hit = rows.found.astype(np.float64)
+    of_found = (rows.overlap, rows.share, rows.centre, ~rows.named, rows.switched)
+    of_boxes = [np.ones_like(hit), hit, *(hit * each for each in of_found)]
+    of_extra = [np.ones(len(extra.frame)), extra.false.astype(np.float64)]
+    columns = [np.bincount(rows.frame, each, frames) for each in of_boxes]
+    columns += [np.bincount(extra.frame, each, frames) for each in of_extra]
+    return np.stack([np.ones(frames), *columns], 1)
+
+
+def rates(sums: np.ndarray) -> dict[str, np.ndarray]:
+    """Numbers at the threshold from ``R 10`` sums; NaN where there is nothing to divide by.
 
     Returns:
         missing: share of judged boxes that are not found. hallucinated: share of detections that are of no box;
@@ -239,21 +256,20 @@ def rates(rows: Rows, extra: Extra, weight: np.ndarray) -> dict[str, float | Non
         that are found, all of which overlap by half. confused: share of these that are found as another class.
         switches: how many a hundred of these, where a box's track is found as another track than before.
     """
-    box, one = weight[rows.frame], weight[extra.frame]
-    hit, found = box * rows.found, float((box * rows.found).sum())
+    frames, boxes, found, overlap, share, pixels, confused, switched, detections, false = sums.T
 
-    def over(sums: np.ndarray, total: float) -> float | None:
-        return float(sums.sum()) / total if total > 0 else None
+    def over(value: np.ndarray, total: np.ndarray) -> np.ndarray:
+        return np.divide(value, total, out=np.full(len(value), np.nan), where=total > 0)
 
     return {
-        "missing": over(box * ~rows.found, float(box.sum())),
-        "hallucinated": over(one * extra.false, float(one.sum())),
-        "hallucinated_per_frame": over(one * extra.false, float(weight.sum())),
-        "iou": over(hit * rows.overlap, found),
-        "centre": over(hit * rows.share, found),
-        "centre_pixels": over(hit * rows.centre, found),
-        "confused": over(hit * ~rows.named, found),
-        "switches": over(100 * hit * rows.switched, found),
+        "missing": over(boxes - found, boxes),
+        "hallucinated": over(false, detections),
+        "hallucinated_per_frame": over(false, frames),
+        "iou": over(overlap, found),
+        "centre": over(share, found),
+        "centre_pixels": over(pixels, found),
+        "confused": over(confused, found),
+        "switches": over(100 * switched, found),
     }
 
 
@@ -262,19 +278,21 @@ def rates(rows: Rows, extra: Extra, weight: np.ndarray) -> dict[str, float | Non
 
 def whole(judged: Judged) -> Plain:
     """Of all frames: the counts, ``numbers``, and ``ap``, the mean over overlaps from 0.5 to 0.95."""
-    strict = [{cls: marks(judged.frames, cls, (least,))[0] for cls in judged.classes} for least in OVERLAPS[1:]]
-    levels = [over_classes(each) for each in (judged.marks, *strict)]
+    strict = {cls: marks(frames, OVERLAPS[1:]) for cls, frames in judged.apart.items()}
+    levels = [judged.marks, *({cls: each[n] for cls, each in strict.items()} for n in range(len(OVERLAPS) - 1))]
+    once = np.ones((1, len(judged.frames)))
+    precise = mean([over_classes(level, once) for level in levels], 1)
     counts = {"videos": len(judged.names), "frames": len(judged.frames)}
     counts |= {"boxes": len(judged.rows.frame), "detections": len(judged.extra.frame)}
     counts |= {"switched": int(judged.rows.switched.sum())}
     numbers = judged.numbers()
-    return {**counts, "ap50": numbers["ap50"], "ap": mean(levels), **numbers}
+    return {**counts, "ap50": numbers["ap50"], "ap": known(precise[0]), **numbers}
 
 
 def by_class(judged: Judged) -> dict[str, Plain]:
     """Boxes by what they were told to be, detections by what they were found as; classes that occur."""
     found = {}
-    for cls in judged.classes:
+    for cls in judged.apart:
         rows, extra = judged.rows.where(judged.rows.cls == cls), judged.extra.where(judged.extra.cls == cls)
         if len(rows.frame) or len(extra.frame):
             found[cls] = _part(judged, rows, extra, judged.marks[cls].precision())
@@ -287,14 +305,16 @@ def by_size(judged: Judged) -> dict[str, Plain]:
     for name, within in SIZES.items():
         inside = [(part.extent >= within[0]) & (part.extent < within[1]) for part in (judged.rows, judged.extra)]
         rows, extra = judged.rows.where(inside[0]), judged.extra.where(inside[1])
-        precise = over_classes({cls: marks(judged.frames, cls, within=within)[0] for cls in judged.classes})
-        found[name] = _part(judged, rows, extra, precise)
+        sized = {cls: marks(frames, within=within)[0] for cls, frames in judged.apart.items()}
+        precise = over_classes(sized, np.ones((1, len(judged.frames))))
+        found[name] = _part(judged, rows, extra, known(precise[0]))
     return found
 
 
 def _part(judged: Judged, rows: Rows, extra: Extra, precise: float | None) -> Plain:
     counts = {"boxes": len(rows.frame), "detections": len(extra.frame), "switched": int(rows.switched.sum())}
-    return counts | {"ap50": precise} | rates(rows, extra, np.ones(len(judged.frames)))
+    own = rates(sums(rows, extra, len(judged.frames)).sum(0, keepdims=True))
+    return counts | {"ap50": precise} | {name: known(value[0]) for name, value in own.items()}
 
 
 def by_video(judged: Judged) -> list[Plain]:
@@ -323,29 +343,32 @@ def by_second(judged: Judged, width: Fraction) -> list[Plain]:
     return found
 
 
-def draws(judged: Judged, key: tuple[int | str, ...]) -> list[dict[str, float | None]]:
-    """``numbers`` of ``DRAWS`` bootstrap samples of the units; none where there are fewer than two."""
+def draws(judged: Judged, key: tuple[int | str, ...]) -> dict[str, np.ndarray]:
+    """``numbers`` of ``DRAWS`` bootstrap samples of the units, NaN for None; nothing where there are fewer than two."""
     unit = judged.units
     count = int(unit.max(initial=-1)) + 1
     if count < 2:
-        return []
+        return {}
     times = randomness.generator("evaluate", "obedience", *key).multinomial(count, np.full(count, 1 / count), DRAWS)
-    return [judged.numbers(each[unit].astype(np.float64)) for each in times]
+    return judged.weighted(times[:, unit].astype(np.float64))
 
 
 def intervals(judged: Judged, key: tuple[int | str, ...]) -> dict[str, list[float] | None]:
     """The bounds of 95 % of each of ``CURVES``."""
-    drawn, found = draws(judged, key), dict[str, list[float] | None]()
-    for name in CURVES:
-        values = [value for each in drawn if (value := each[name]) is not None]
-        found[name] = np.quantile(values, (0.025, 0.975)).tolist() if len(values) > DRAWS // 2 else None
-    return found
+    drawn = draws(judged, key)
+    return {name: _bounds(drawn[name]) if drawn else None for name in CURVES}
+
+
+def _bounds(values: np.ndarray) -> list[float] | None:
+    values = values[~np.isnan(values)]
+    return np.quantile(values, (0.025, 0.975)).tolist() if len(values) > DRAWS // 2 else None
 
 
 def spread(judged: Judged) -> float | None:
     """The standard error of ``ap50``, by the bootstrap."""
-    values = [value for each in draws(judged, ("whole",)) if (value := each["ap50"]) is not None]
-    return float(np.std(values, ddof=1)) if len(values) > DRAWS // 2 else None
+    values = draws(judged, ("whole",)).get("ap50", np.empty(0))
+    values = values[~np.isnan(values)]
+    return float(values.std(ddof=1)) if len(values) > DRAWS // 2 else None
 
 
 # --- what worthless video scores --------------------------------------------------------------------------------------

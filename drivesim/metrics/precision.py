@@ -1,6 +1,6 @@
 """Average precision as COCO defines it: precision at 101 levels of recall, over all frames together."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,9 +11,13 @@ OVERLAPS = tuple(round(0.5 + 0.05 * n, 2) for n in range(10))  # AP50:95 is the 
 LEVELS = np.linspace(0, 1, 101)
 
 
+HELD = 4 << 20  # numbers that are held at a time
+
+
 @dataclass(frozen=True, eq=False)
 class Marks:
-    """All detections of one class that count, in the order of their scores, falling.
+    """The detections of one class that count, in the order of their scores, falling, to the last that is a told box:
+    what comes behind it changes no precision.
 
     Args:
         frame: ``D`` numbers of frames.
@@ -25,23 +29,27 @@ class Marks:
     hit: np.ndarray
     positives: np.ndarray
 
-    def precision(self, weight: np.ndarray | None = None) -> float | None:
-        """Average precision in [0, 1]; None where no box is judged.
+    def precision(self) -> float | None:
+        """Average precision in [0, 1]; None where no box is judged."""
+        return known(self.precisions(np.ones((1, len(self.positives))))[0])
 
-        Args:
-            weight: ``F``, how many times each frame counts; None = once.
-        """
-        weight = np.ones(len(self.positives)) if weight is None else weight
-        total = float(weight @ self.positives)
-        if total <= 0:
-            return None
-        each = weight[self.frame]
-        true, false = np.cumsum(each * self.hit), np.cumsum(each * ~self.hit)
-        recall = true / total
-        precision = np.divide(true, true + false, out=np.zeros_like(true), where=true + false > 0)
-        precision = np.maximum.accumulate(precision[::-1])[::-1]  # the best at this recall or a higher one
-        place = np.searchsorted(recall, LEVELS, side="left")
-        return float(np.append(precision, 0.0)[place].mean())
+    def precisions(self, weights: np.ndarray) -> np.ndarray:
+        """``R`` average precisions, NaN where no box is judged, for ``R F``: how many times each frame counts."""
+        count = max(1, HELD // max(1, len(self.hit)))
+        parts = [self._precisions(weights[n : n + count]) for n in range(0, len(weights), count)]
+        return np.concatenate(parts)
+
+    def _precisions(self, weights: np.ndarray) -> np.ndarray:
+        total = weights @ self.positives
+        each = weights[:, self.frame]
+        true, both = np.cumsum(each * self.hit, 1), np.cumsum(each, 1)
+        recall = np.divide(true, total[:, None], out=np.zeros_like(true), where=total[:, None] > 0)
+        precision = np.divide(true, both, out=np.zeros_like(true), where=both > 0)
+        best = np.maximum.accumulate(precision[:, ::-1], 1)[:, ::-1]  # at this recall or a higher one
+        best = np.concatenate([best, np.zeros((len(best), 1))], 1)
+        places = [np.searchsorted(row, LEVELS, side="left") for row in recall]
+        found = np.take_along_axis(best, np.stack(places), 1).mean(1)
+        return np.where(total > 0, found, np.nan)
 
     def of(self, frames: np.ndarray) -> "Marks":
         """Those of some frames (``F`` bool), numbered anew in their order."""
@@ -49,36 +57,42 @@ class Marks:
         return Marks(number[self.frame[inside]], self.hit[inside], self.positives[frames])
 
 
-def marks(
-    frames: Sequence[Frame], cls: str | None, leasts: Sequence[float] = OVERLAPS[:1], within: Range = ALL
-) -> list[Marks]:
-    """For each overlap of ``leasts`` what becomes of the detections of ``cls``, None = of any class."""
+def marks(frames: Sequence[Frame], leasts: Sequence[float] = OVERLAPS[:1], within: Range = ALL) -> list[Marks]:
+    """For each overlap of ``leasts`` what becomes of the detections; ``frames`` are of one class, or of all as one."""
     scores: list[list[np.ndarray]] = [[] for _ in leasts]
     places: list[list[np.ndarray]] = [[] for _ in leasts]
     hits: list[list[np.ndarray]] = [[] for _ in leasts]
     positives = np.zeros(len(frames), np.int64)
     for number, frame in enumerate(frames):
-        own = frame.only(cls)
-        for n, (found, judged) in enumerate(own.outcomes(leasts, within)):
+        if not len(frame):
+            continue
+        for n, (found, judged) in enumerate(frame.outcomes(leasts, within)):
             positives[number], kept = judged, found != DROPPED
-            scores[n].append(own.seen.score[kept])
+            scores[n].append(frame.seen.score[kept])
             places[n].append(np.full(int(kept.sum()), number))
             hits[n].append(found[kept] >= 0)
     made = []
     for n in range(len(leasts)):
         score = np.concatenate([*scores[n], np.empty(0)])
         order = np.argsort(-score, kind="stable")
-        place, hit = np.concatenate([*places[n], np.empty(0, int)]), np.concatenate([*hits[n], np.empty(0, bool)])
-        made.append(Marks(place[order], hit[order], positives))
+        place, hit = (np.concatenate([*parts[n], np.empty(0, int)])[order] for parts in (places, hits))
+        end = int(np.flatnonzero(hit)[-1]) + 1 if hit.any() else 0
+        made.append(Marks(place[:end], hit[:end].astype(bool), positives))
     return made
 
 
-def mean(values: Iterable[float | None]) -> float | None:
-    """Of those that are known; None where none is."""
-    known = [value for value in values if value is not None]
-    return float(np.mean(known)) if known else None
+def known(value: float) -> float | None:
+    """None for NaN."""
+    return None if np.isnan(value) else float(value)
 
 
-def over_classes(marks: Mapping[str, Marks], weight: np.ndarray | None = None) -> float | None:
-    """The mean over the classes of which a box is judged."""
-    return mean(each.precision(weight) for each in marks.values())
+def mean(values: Sequence[np.ndarray], count: int) -> np.ndarray:
+    """Of arrays ``R``, element by element, of those that are no NaN; NaN where all are, and where there are none."""
+    rows = np.stack([*values, np.full(count, np.nan)])
+    there = ~np.isnan(rows)
+    return np.divide(np.where(there, rows, 0).sum(0), there.sum(0), out=np.full(count, np.nan), where=there.any(0))
+
+
+def over_classes(marks: Mapping[str, Marks], weights: np.ndarray) -> np.ndarray:
+    """``R`` means over the classes of which a box is judged; see ``Marks.precisions``."""
+    return mean([each.precisions(weights) for each in marks.values()], len(weights))

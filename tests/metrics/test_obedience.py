@@ -183,7 +183,7 @@ def crowded(seed):
 def test_the_same_as_cocos_rules_written_out(seed, within):
     frames = judged(crowded(seed)).frames
     for cls in ("car", "truck", "pedestrian"):
-        for least, mine in zip(OVERLAPS, marks(frames, cls, OVERLAPS, within), strict=True):
+        for least, mine in zip(OVERLAPS, marks([frame.only(cls) for frame in frames], OVERLAPS, within), strict=True):
             truth = reference(frames, cls, least, within)
             assert mine.precision() == (None if truth is None else pytest.approx(truth, abs=1e-12))
 
@@ -198,7 +198,9 @@ def test_frames_that_count_twice_are_frames_that_stand_there_twice():
         boxes=tuple(one.boxes[n] for n in places),
         found=tuple(one.found[n] for n in places),
     )
-    mine, truth = judged(one).numbers(weight), judged(twice).numbers()
+    weighted = judged(one).weighted(np.stack([weight, np.ones(len(weight))]))
+    mine, truth = {name: value[0] for name, value in weighted.items()}, judged(twice).numbers()
+    assert {name: value[1] for name, value in weighted.items()} == pytest.approx(judged(one).numbers())
     del mine["switches"], truth["switches"]  # a frame twice in a row is no switch
     assert mine == pytest.approx(truth)
 
@@ -341,5 +343,5 @@ def test_parts_that_disagree_are_refused():
 def test_a_class_stays_with_what_is_not_judged():
     region = np.array([False, True, False])
     told_ = Told(np.array([CAR, CAR, TRUCK]), ("car", "other", "truck"), np.arange(3), ~region, region)
-    only = Frame(told_, Seen(np.array([CAR, TRUCK]), ("car", "truck"), np.array([0.9, 0.8]))).only("truck")
+    only = Frame.of(told_, Seen(np.array([CAR, TRUCK]), ("car", "truck"), np.array([0.9, 0.8]))).only("truck")
     assert only.told.cls == ("other", "truck") and only.seen.cls == ("truck",)
