@@ -50,7 +50,7 @@ LOOP = ["loop.batch=2", "loop.ema=0.9", "loop.precision=32-true", "loop.lr=1e-3"
 SMALL = {
     "autoencoder": [
         *("size=[32,64]", "fps=15/8", "statistics=8", "model.channels=[8,8,8]", "model.blocks=1", "loss.width=8"),
-        *("model.attention=false", "model.groups=4", "loss.adversarial=0.5", "loss.adversarial_from=6"),
+        *("model.attention=false", "model.groups=4", "loss.adversarial=0.5", "loss.adversarial_from=4"),
         "loss.perceptual=0",
     ],
     "image": [
@@ -60,7 +60,7 @@ SMALL = {
     ],
     "keyframes": ["temporal.frames=4", "temporal.depth=1", "temporal.head_channels=8", "temporal.context_channels=8"],
 }
-TORTURED = ["loop.steps=30", "loop.checkpoint_every=4", "loop.sample_every=10"]
+TORTURED = ["loop.steps=12", "loop.checkpoint_every=2", "loop.sample_every=5"]
 SCENARIO = """\
 version: 1
 opening: {generate: {night: true, cars: 2}}
