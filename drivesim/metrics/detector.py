@@ -25,7 +25,7 @@ from drivesim.scene import to_model
 
 NAME = "detector-v1"
 FILE = Path(__file__).with_name("detector-v1.safetensors")
-SHA256 = "dd48a6c783f36f45c096d71eccd6f4c85955857a06fe4e7d753355e6184a2504"
+SHA256 = "ff07b5a81a532ebbb48e9c3d05e48f80a552660d4ef7fa306df9d3760ec8fb5c"
 SIZE = (128, 256)
 CELL = 4  # pixels of a cell's side
 CLASSES = ("car", "truck", "bus", "pedestrian")  # what the world knows
