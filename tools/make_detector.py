@@ -12,7 +12,7 @@ import argparse
 import copy
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from functools import lru_cache
@@ -31,6 +31,7 @@ from drivesim.metrics import detector, matching, precision
 from drivesim.metrics.detection import Detector, Found
 from drivesim.metrics.detector import CELL, CLASSES, SIZE, THRESHOLD, DetectorConfig, Network
 from drivesim.metrics.matching import Frame
+from drivesim.metrics.precision import Marks
 from drivesim.scene import KEYFRAME_FPS, Boxes, to_model
 
 TRAIN, HELD = 30_000_000, 31_000_000  # first seeds of worlds
@@ -261,23 +262,32 @@ def follow(mean: nn.Module, network: nn.Module, keep: float) -> None:
 def judged(found: Sequence[Found], boxes: Sequence[Boxes]) -> list[Frame]:
     """Detections of frames beside their true boxes, in pixels of 128x256."""
     known = frozenset(CLASSES)
-    return [Frame(matching.told(b, SIZE, known), matching.seen(f, SIZE)) for f, b in zip(found, boxes, strict=True)]
+    return [Frame.of(matching.told(b, SIZE, known), matching.seen(f, SIZE)) for f, b in zip(found, boxes, strict=True)]
+
+
+def by_class(frames: Sequence[Frame], leasts: Sequence[float] = precision.OVERLAPS[:1]) -> list[dict[str, Marks]]:
+    """For each overlap of ``leasts`` what becomes of the detections of every class."""
+    each = {cls: precision.marks([frame.only(cls) for frame in frames], leasts) for cls in CLASSES}
+    return [{cls: marks[n] for cls, marks in each.items()} for n in range(len(leasts))]
+
+
+def average(marks: Mapping[str, Marks]) -> float | None:
+    """Average precision, the mean over the classes that occur; None where none does."""
+    count = max(len(each.positives) for each in marks.values())
+    return precision.known(precision.over_classes(marks, np.ones((1, count)))[0])
 
 
 def table(frames: Sequence[Frame]) -> str:
-    """AP50 of each class with its number of judged boxes, their mean, all classes as one, AP50:95, and of the boxes
-    found at a score of ``THRESHOLD`` the share of all and the mean overlap."""
-    by_class = {cls: precision.marks(frames, cls, precision.OVERLAPS) for cls in CLASSES}
-    each = {cls: marks[0] for cls, marks in by_class.items()}
-    strict = precision.mean(
-        precision.over_classes(dict(zip(CLASSES, marks, strict=True))) for marks in zip(*by_class.values(), strict=True)
-    )
+    """AP50, of all classes as one as well, AP50:95, and of the boxes found at a score of ``THRESHOLD`` the share of all
+    and the mean overlap; then AP50 of each class with its number of judged boxes."""
+    marks = by_class(frames, precision.OVERLAPS)
+    strict = [value for each in marks if (value := average(each)) is not None]
     words = [
-        f"AP50 {_said(precision.over_classes(each))}",
-        f"AP50 of all classes as one {_said(precision.marks(frames, None)[0].precision())}",
-        f"AP50:95 {_said(strict)}",
+        f"AP50 {_said(average(marks[0]))}",
+        f"AP50 of all classes as one {_said(precision.marks(frames)[0].precision())}",
+        f"AP50:95 {_said(float(np.mean(strict)) if strict else None)}",
         *closeness(frames),
-        *(f"{cls} {_said(marks.precision())} of {marks.positives.sum()}" for cls, marks in each.items()),
+        *(f"{cls} {_said(each.precision())} of {each.positives.sum()}" for cls, each in marks[0].items()),
     ]
     return f"{len(frames)} frames: " + ", ".join(words)
 
@@ -286,11 +296,9 @@ def closeness(frames: Sequence[Frame]) -> tuple[str, str]:
     """Recall and mean overlap of boxes found with their class at a score of ``THRESHOLD`` and an overlap of a half."""
     overlaps, total = [], 0
     for frame in frames:
-        sure = Frame(frame.told, frame.seen.rows(np.flatnonzero(frame.seen.score >= THRESHOLD)))
-        for own in map(sure.only, CLASSES):
-            shared = matching.overlap(own.seen.box, own.told.box)
+        for own in map(frame.sure(THRESHOLD).only, CLASSES):
             places, positives = next(own.outcomes((0.5,)))
-            overlaps += [shared[row, place] for row, place in enumerate(places) if place >= 0]
+            overlaps += [own.shared[row, place] for row, place in enumerate(places) if place >= 0]
             total += positives
     return f"recall {_said(len(overlaps) / max(total, 1))}", f"mean IoU {_said(float(np.mean(overlaps or [0.0])))}"
 

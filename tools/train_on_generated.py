@@ -138,31 +138,28 @@ def watch(small: detector.Small, footage: Sequence[Footage], count: int) -> tupl
     return frames, clip
 
 
-def marks(frames: Sequence[Frame]) -> dict[str, Marks]:
-    return {cls: precision.marks(frames, cls)[0] for cls in CLASSES}
-
-
 def interval(ways: Ways, clip: Sequence[int]) -> dict[str, list[float] | None]:
     """The 95 % interval of the AP50 of each way, and of the ratio of the first to the second: clips and the seeds of
     the training are drawn anew, the same clips for both. None where nothing can be divided."""
     numbers, place = np.unique(clip, return_inverse=True)
-    names = list(ways)
-    drawn: dict[str, list[float]] = {name: [] for name in [*names, "ratio"]}
-    for draw in range(DRAWS):
-        g = randomness.generator("train_on_generated", draw)
-        weight = np.bincount(g.integers(len(numbers), size=len(numbers)), minlength=len(numbers)).astype(float)[place]
-        values = {}
-        for name in names:
-            seeds = g.integers(len(ways[name]), size=len(ways[name]))
-            values[name] = precision.mean(precision.over_classes(ways[name][seed], weight) for seed in seeds)
-            if (value := values[name]) is not None:
-                drawn[name].append(value)
-        above, below = (values[name] for name in names)
-        if above is not None and below:
-            drawn["ratio"].append(above / below)
-    return {
-        name: [float(q) for q in np.quantile(each, (0.025, 0.975))] if each else None for name, each in drawn.items()
-    }
+    g = randomness.generator("train_on_generated")
+    weights = g.multinomial(len(numbers), np.full(len(numbers), 1 / len(numbers)), DRAWS)[:, place].astype(float)
+    drawn = {}
+    for name, seeds in ways.items():
+        each = np.stack([precision.over_classes(marks, weights) for marks in seeds])
+        drawn[name] = each[g.integers(len(seeds), size=(len(seeds), DRAWS)), np.arange(DRAWS)].mean(0)
+    above, below = drawn.values()
+    drawn["ratio"] = np.divide(above, below, out=np.full(DRAWS, np.nan), where=below > 0)
+    return {name: _quantiles(values[np.isfinite(values)]) for name, values in drawn.items()}
+
+
+def _quantiles(values: np.ndarray) -> list[float] | None:
+    return [float(value) for value in np.quantile(values, (0.025, 0.975))] if len(values) else None
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None
 
 
 def compare(made: list[Footage], true: list[Footage], held: list[Footage], options: argparse.Namespace) -> dict:
@@ -176,10 +173,10 @@ def compare(made: list[Footage], true: list[Footage], held: list[Footage], optio
         for seed in range(options.seeds):
             network, _ = make_detector.train(frames, seed, lambda step: step / options.steps)
             judged, clip = watch(detector.Small(network), held, looked)
-            ways[name].append(marks(judged))
+            ways[name] += make_detector.by_class(judged)
             print(f"{name}, seed {seed}: {make_detector.table(judged)}", flush=True)
-    each = {name: [precision.over_classes(of_seed) for of_seed in seeds] for name, seeds in ways.items()}
-    means = {name: precision.mean(values) for name, values in each.items()}
+    each = {name: [make_detector.average(marks) for marks in seeds] for name, seeds in ways.items()}
+    means = {name: _mean(values) for name, values in each.items()}
     ratio = means["generated"] / means["true"] if means["generated"] is not None and means["true"] else None
     return {
         "schema": "drivesim.train-on-generated/1",
@@ -191,7 +188,7 @@ def compare(made: list[Footage], true: list[Footage], held: list[Footage], optio
         "held": {"frames": looked, "clips": len(set(clip))},
         "ap50": {name: {"mean": means[name], "seeds": each[name]} for name in ways},
         "by_class": {
-            name: {cls: precision.mean(seed[cls].precision() for seed in seeds) for cls in CLASSES}
+            name: {cls: _mean([marks[cls].precision() for marks in seeds]) for cls in CLASSES}
             for name, seeds in ways.items()
         },
         "ratio": ratio,

@@ -31,7 +31,7 @@ CELL = 4  # pixels of a cell's side
 CLASSES = ("car", "truck", "bus", "pedestrian")  # what the world knows
 CHUNK = 8  # frames that the network sees at once, always: convolutions of other shapes have other last bits
 LEAST = 0.05  # score below which nothing is told
-THRESHOLD = 0.4  # score from which a box counts as found, where one score must do
+THRESHOLD = 0.5  # score from which a box counts as found, where one score must do
 SAME = 0.6  # overlap from which two boxes of a class are one thing
 MOST = 100  # boxes of a frame; of cells, so many times four are looked at
 
