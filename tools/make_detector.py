@@ -1,6 +1,6 @@
 """Trains the detector detector-v1 on the rendered world and writes its weight file; then prints how good it is.
 
-    python tools/make_detector.py drivesim/metrics/detector-v1.safetensors --minutes 12
+    python tools/make_detector.py drivesim/metrics/detector-v1.safetensors --minutes 15
 
 detector-v1 is frozen: what this writes today is another network, with another hash. Run it to see how the file came to
 be, or to make detector-v2. It sees the procedural world alone, with exact boxes, softened at random by blur, noise and
@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import cv2
@@ -35,8 +35,9 @@ from drivesim.metrics.precision import Marks
 from drivesim.scene import KEYFRAME_FPS, Boxes, to_model
 
 TRAIN, HELD = 30_000_000, 31_000_000  # first seeds of worlds
-EMPTY, UNTHRESHOLD = -1, -2  # in the place of a class: no box, and a box of which too little is seen to be asked for
-VISIBLE = 0.3  # share of a thing that is seen from which on its box is asked for
+EMPTY, UNSURE = -1, -2  # in the place of a class: no box, and one too small or too hidden to be asked for
+VISIBLE, LEAST = 0.3, 6.0  # share that is seen, and pixels (root of the area), from which on a box is asked for
+RARE = ("truck", "bus")  # a frame with one comes twice as often
 SPREAD, NEAR, FAR = 0.2, 0.8, 1.6  # cells that are asked for a box: this share of it around its middle, within bounds
 MEAN = 0.998  # of the running mean of weights
 PUSH = 2.0  # weight of the boxes' loss beside the classes'
@@ -49,7 +50,7 @@ class Frames:
     Args:
         pictures: uint8 ``N 128 256 3``.
         box: ``N M 4`` float32, ``x0 y0 x1 y1`` in cells.
-        kind: ``N M``, a place in ``CLASSES``, ``EMPTY`` or ``UNTHRESHOLD``.
+        kind: ``N M``, a place in ``CLASSES``, ``EMPTY`` or ``UNSURE``.
     """
 
     pictures: np.ndarray
@@ -59,17 +60,25 @@ class Frames:
     def __len__(self) -> int:
         return len(self.pictures)
 
+    @cached_property
+    def turns(self) -> np.ndarray:
+        """Numbers of frames, those with a class of ``RARE`` twice."""
+        rare = np.isin(self.kind, [CLASSES.index(cls) for cls in RARE]).any(1)
+        return np.repeat(np.arange(len(self)), 1 + rare)
+
 
 def labelled(pictures: Sequence[np.ndarray], boxes: Sequence[Boxes]) -> Frames:
     """Frames of any size, and the boxes of each. A class that is not in ``CLASSES`` and an ignored region are
-    ``UNTHRESHOLD``; a box of unknown visibility is asked for."""
+    ``UNSURE``; a box of unknown visibility is asked for."""
     most = max(1, max(map(len, boxes), default=0))
     box, kind = np.zeros((len(boxes), most, 4), np.float32), np.full((len(boxes), most), EMPTY)
     for n, own in enumerate(boxes):
         box[n, : len(own)] = own.box * (np.array(SIZE[::-1] * 2) / CELL)
-        for m, (word, seen, ignored) in enumerate(zip(own.cls, own.visibility, own.ignored, strict=True)):
-            sure = word in CLASSES and not ignored and not seen < VISIBLE
-            kind[n, m] = CLASSES.index(word) if sure else UNTHRESHOLD
+        large = matching.extent(box[n, : len(own)] * CELL) >= LEAST
+        sure = large & ~own.ignored & ~(own.visibility < VISIBLE)
+        kind[n, : len(own)] = [
+            CLASSES.index(cls) if ok and cls in CLASSES else UNSURE for cls, ok in zip(own.cls, sure, strict=True)
+        ]
     return Frames(np.stack([detector.resized(picture) for picture in pictures]), box, kind)
 
 
@@ -121,12 +130,12 @@ def softened(picture: np.ndarray, g: np.random.Generator) -> np.ndarray:
 
 
 def batch(frames: Frames, size: int, seed: int, step: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Step ``step``'s pictures in [-1, 1], boxes in cells and kinds: a function of (seed, step). Every frame comes once
-    before any comes twice."""
+    """Step ``step``'s pictures in [-1, 1], boxes in cells and kinds: a function of (seed, step). Every frame has had
+    its turns before any has more."""
     pictures, boxes, kinds = [], [], []
     for n in range(size * step, size * (step + 1)):
-        epoch, place = divmod(n, len(frames))
-        chosen = _order(seed, epoch, len(frames))[place]
+        epoch, place = divmod(n, len(frames.turns))
+        chosen = frames.turns[_order(seed, epoch, len(frames.turns))[place]]
         g = randomness.generator("make_detector", seed, n)
         picture, box = softened(frames.pictures[chosen], g), frames.box[chosen]
         if g.random() < 0.5:
@@ -159,7 +168,7 @@ def owners(box: Tensor, kind: Tensor) -> tuple[Tensor, Tensor]:
     x, y = (box[..., 0] + box[..., 2])[..., None, None] / 2, (box[..., 1] + box[..., 3])[..., None, None] / 2
     near_x = (column - x).abs() <= (SPREAD * across).clamp(NEAR, FAR)
     claimed = near_x & ((row - y).abs() <= (SPREAD * down).clamp(NEAR, FAR))
-    asked, unsure = (kind >= 0)[..., None, None], (kind == UNTHRESHOLD)[..., None, None]
+    asked, unsure = (kind >= 0)[..., None, None], (kind == UNSURE)[..., None, None]
     area, owner = torch.where(claimed & asked, across * down, torch.inf).min(1)
     owner = torch.where(area.isinf(), -1, owner)
     return owner, (claimed & unsure).any(1) & (owner < 0)
@@ -314,15 +323,15 @@ def watch(small: Detector, drives: Sequence[Rendered]) -> list[Frame]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path)
-    parser.add_argument("--minutes", type=float, default=12, help="of one core")
+    parser.add_argument("--minutes", type=float, default=15, help="of one core")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--worlds", type=int, default=400, help="seeds of the world")
-    parser.add_argument("--frames", type=int, default=20, help="of each, at the key-frame rate")
+    parser.add_argument("--worlds", type=int, default=1200, help="seeds of the world")
+    parser.add_argument("--frames", type=int, default=10, help="of each, a second or so apart")
     parser.add_argument("--held-back", type=int, default=160, help="seeds of the world to be judged on")
     options = parser.parse_args()
     torch.set_num_threads(1)
     begin = time.process_time()
-    drives = list(rendered(TRAIN, options.worlds, options.frames, KEYFRAME_FPS))
+    drives = list(rendered(TRAIN, options.worlds, options.frames, KEYFRAME_FPS / 2))
     frames = labelled([p for d in drives for p in d.pictures], [b for d in drives for b in d.boxes])
     print(f"{len(frames)} frames of {len(drives)} worlds in {time.process_time() - begin:.0f} s", flush=True)
     begin = time.process_time()  # a clock, not a count of steps, sets the end: the file is made once
@@ -334,7 +343,7 @@ def main() -> None:
         "extractor",
         asdict(DetectorConfig()),
         size=SIZE,
-        fps=str(KEYFRAME_FPS),
+        fps=str(KEYFRAME_FPS / 2),
         classes=list(CLASSES),
         ema=MEAN,
         train={

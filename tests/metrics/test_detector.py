@@ -133,6 +133,16 @@ def test_cells_are_asked_for_the_box_around_whose_middle_they_lie():
     assert not silent[0].any() and (owner[1] < 0).all() and silent[1].any()
 
 
+def test_what_is_too_small_or_hidden_is_not_asked_for():
+    picture, large = np.zeros((64, 128, 3), np.uint8), (0.25, 0.25, 0.5, 0.5)
+    asked = [boxes(large), boxes(large, visibility=float("nan")), boxes(large, cls="truck")]
+    unsure = [boxes(large, visibility=0.2), boxes((0.25, 0.25, 0.27, 0.29)), boxes(large, cls="bicycle")]
+    frames = make_detector.labelled([picture] * 7, [*asked, *unsure, boxes()])
+    assert frames.pictures.shape == (7, *detector.SIZE, 3)
+    assert frames.kind[:, 0].tolist() == [0, 0, 1, *[make_detector.UNSURE] * 3, make_detector.EMPTY]
+    assert frames.turns.tolist() == [0, 1, 2, 2, 3, 4, 5, 6]  # a truck comes twice
+
+
 def test_overlaps_are_known_ones():
     one = torch.tensor([[0.0, 0.0, 2.0, 2.0], [0.0, 0.0, 1.0, 1.0]])
     other = torch.tensor([[1.0, 0.0, 3.0, 2.0], [3.0, 0.0, 4.0, 1.0]])
