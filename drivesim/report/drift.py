@@ -56,9 +56,9 @@ def draw(
         axes.set_xlim(0, max(window["t1"] for window in curve))
         _scale(axes, shown, band)
         _references(axes, band)
-        _stretches(axes, shown)
+        stretches(axes, shown)
         if end is not None:
-            _mark(axes, end)
+            mark(axes, end)
         axes.set_xlabel("seconds", color=GREY, fontsize=7)
         quiet(axes)
         return as_svg(figure)
@@ -93,7 +93,12 @@ def _references(axes: Axes, band: dict[str, float]) -> None:
         axes.axhspan(band["floor"], band.get("floor_high", band["floor"]), color=GREEN, alpha=0.35, linewidth=0)
         axes.axhline(band["floor"], color=GREEN, linewidth=1)
         labels.append((band["floor"], f"floor {digits(band['floor'], 3)}", GREEN))
-    labels.sort()
+    named(axes, labels)
+
+
+def named(axes: Axes, labels: Sequence[tuple[float, str, str]]) -> None:
+    """Words beside the right end, a height, a text and a colour each, moved apart where they would touch."""
+    labels = sorted(labels)
     for place, (_, words, colour) in zip(spread([_height(axes, y) for y, _, _ in labels]), labels, strict=True):
         axes.annotate(
             words, (1, place), (4, 0), xycoords="axes fraction", textcoords="offset points", va="center", color=colour
@@ -117,7 +122,8 @@ def spread(places: Sequence[float]) -> list[float]:
     return found
 
 
-def _stretches(axes: Axes, shown: Sequence[dict[str, Any]]) -> None:
+def stretches(axes: Axes, shown: Sequence[dict[str, Any]]) -> None:
+    """A mark a stretch, and a shade for its interval."""
     sure = [window for window in shown if known(window.get("lo")) and known(window.get("hi"))]
     axes.bar(
         [window["t0"] for window in sure],
@@ -133,7 +139,7 @@ def _stretches(axes: Axes, shown: Sequence[dict[str, Any]]) -> None:
     axes.hlines([window["value"] for window in shown], starts, ends, color=BLUE, linewidth=2)
 
 
-def _mark(axes: Axes, end: End) -> None:
+def mark(axes: Axes, end: End) -> None:
     """A line where the curve leaves the band, and the words above."""
     at, colour = end.until / axes.get_xlim()[1], GREEN if end.held else ORANGE
     if not end.held:

@@ -12,6 +12,7 @@ from typing import Any
 from markupsafe import Markup
 
 from drivesim.report import drift
+from drivesim.report.obedience import Obeyed
 from drivesim.report.words import clock, digits, known, plus_minus
 
 Plain = dict[str, Any]
@@ -19,6 +20,7 @@ OPEN = 12  # videos whose rows are seen at once
 MOST = 200  # rows of a table: more are counted, not shown
 WIDE, SMALL, THIRD = (6.1, 2.9), (3.9, 2.9), (3.2, 2.4)  # inches; SMALL is also what a telephone shows
 HASH = 16  # digits of a hash that tell it apart
+TRAFFIC = {"true": ("true frames", "floor"), "shuffled": ("control: boxes of another video", "control")}
 HIGHER = ("psnr", "ssim", "ap50")  # are better when higher; all else is a distance
 
 
@@ -135,8 +137,12 @@ class Scores:
         found = [("generated", score["value"], "own")]
         if known(score.get("floor")):
             found.append(("floor: real against real", score["floor"], "floor"))
-        found += [(f"control: {word}", value, "control") for word, value in (score.get("controls") or {}).items()]
+        for word, value in (score.get("controls") or {}).items():
+            words, kind = TRAFFIC[word] if score.get("obedience") else (f"control: {word}", "control")
+            found.append((words, value, kind))
         found = sorted((bar for bar in found if known(bar[1])), key=lambda bar: bar[1])
+        if score.get("metric") in HIGHER:
+            found.reverse()
         if len(found) < 2:
             return []
         largest = max(value for _, value, _ in found)
@@ -149,6 +155,7 @@ class Scores:
         """What it is and ``9.13 ± 0.82``, empty where there was too little for an error."""
         value, error = score.get("estimate"), score.get("se")
         words = "mean over videos" if _paired(score) else "estimate without bias"
+        words = "with its standard error" if score.get("obedience") else words
         return words, plus_minus(value, error) if known(value) and known(error) else ""
 
     def counted(self, score: Plain) -> str:
@@ -157,6 +164,9 @@ class Scores:
         if _paired(score):
             better = "higher" if score["metric"] in HIGHER else "lower"
             return f"{score['n_generated']:,} pairs of videos, frame by frame; {better} is better."
+        if score.get("obedience"):
+            whole = score["obedience"]["whole"]
+            return f"{whole['boxes']:,} boxes in {whole['frames']:,} generated frames; higher is better."
         if score is not first and all(score[key] == first[key] for key in ("n_real", "n_generated", "receipt")):
             return ""
         made, real = f"{score['n_generated']:,}", f"{score['n_real']:,}"
@@ -191,9 +201,14 @@ class Scores:
         return found
 
     @cached_property
+    def traffic(self) -> list[Obeyed]:
+        """Of every score that says whether traffic is where its boxes are."""
+        return [Obeyed(score, _end(score)) for score in self.scores if score.get("obedience")]
+
+    @cached_property
     def stretch(self) -> str:
         """Seconds of a stretch of the first curve, and clips in the usual one."""
-        curve = next(score["curve"] for score in self.scores if score.get("curve"))
+        curve = next(score["curve"] for score in self.scores if score.get("curve") and not score.get("obedience"))
         counts = sorted(window["clips"] for window in curve)
         return f"{clock(curve[0]['t1'] - curve[0]['t0'])}, mostly {counts[len(counts) // 2]:,} clips"
 
@@ -239,7 +254,7 @@ class Scores:
                 columns.append(([score["metric"]], score["receipt"]))
             else:
                 same.append(score["metric"])
-        keys = dict.fromkeys(key for _, receipt in columns for key in receipt)
+        keys = dict.fromkeys(key for _, receipt in columns for key, value in receipt.items() if value is not None)
         rows = [(key, [_cell(key, receipt.get(key)) for _, receipt in columns]) for key in keys]
         return (
             [", ".join(names) for names, _ in columns],
@@ -248,10 +263,16 @@ class Scores:
 
 
 def _drawn(score: Plain, size: tuple[float, float]) -> Markup:
-    curve, mark = score.get("curve") or [], stamp(score)
-    words = mark.words if mark and mark.held else f"usable until {clock(mark.until)}" if mark else ""
-    end = drift.End(mark.until, mark.held, words[0].lower() + words[1:]) if mark else None
-    return Markup(drift.draw(curve, score.get("band"), end, size))
+    return Markup(drift.draw(score.get("curve") or [], score.get("band"), _end(score), size))
+
+
+def _end(score: Plain) -> drift.End | None:
+    """As a curve is marked with it."""
+    mark = stamp(score)
+    if mark is None:
+        return None
+    words = mark.words if mark.held else f"usable until {clock(mark.until)}"
+    return drift.End(mark.until, mark.held, words[0].lower() + words[1:])
 
 
 def _paired(score: Plain) -> bool:

@@ -5,6 +5,8 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
+from drivesim.report.obedience import Obeyed
+
 
 def table(found: list[dict[str, Any]]) -> Table:
     """The scores beside their floors and controls, for the terminal; of obedience there is a table apart."""
@@ -26,34 +28,14 @@ def table(found: list[dict[str, Any]]) -> Table:
     return grid
 
 
-NUMBERS = {
-    "ap50": "AP50, mean of classes",
-    "ap": "AP50:95",
-    "any50": "AP50, any class",
-    "missing": "missing, of boxes",
-    "hallucinated": "hallucinated, of detections",
-    "hallucinated_per_frame": "  in a frame",
-    "iou": "overlap of what is found (IoU)",
-    "centre": "  its centre off, of the diagonal",
-    "centre_pixels": "  in pixels",
-    "confused": "  of another class",
-    "switches": "identity switches in 100 found",
-}
-
-
 def obedience(score: dict[str, Any]) -> Table:
     """The numbers of an ``ap50`` beside those of true frames and of other boxes."""
-    about, receipt = score["obedience"], score["receipt"]
-    whole = about["whole"]
-    counted = f"{whole['boxes']} boxes in {whole['frames']} frames of {whole['videos']} videos"
-    grid = Table(title=f"traffic where the boxes say: {escape(receipt['extractor']['name'])}; {counted}")
-    sides = {"generated": whole, "true frames": about["true"], "other boxes": about["shuffled"]}
-    sides = {name: numbers for name, numbers in sides.items() if numbers is not None}
-    for name in ("", *sides):
+    about = Obeyed(score, None)
+    grid = Table(title=f"traffic where the boxes say: {escape(about.told)}")
+    for name in ("", *(name for name, _ in about.sides)):
         grid.add_column(name, justify="right" if name else "left")
-    for key, words in NUMBERS.items():
-        values = (numbers[key] for numbers in sides.values())
-        grid.add_row(words, *("" if value is None else f"{value:.3g}" for value in values))
+    for words, values in about.numbers:
+        grid.add_row(words, *values)
     return grid
 
 
