@@ -6,15 +6,19 @@ Every refusal is a ``Mistake`` whose sentence is the same for every file, so tha
 """
 
 import os
+import time
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import av
 from av.video.reformatter import ColorTrc
 
+from drivesim.data.patience import Patient
 from drivesim.errors import Mistake, beside
 
+T = TypeVar("T")
 MAX_PIXELS = 8192 * 4352  # 8K; what is larger is a mistake or an attack
 MIN_SIDE = 32
 OPEN = {
@@ -33,20 +37,69 @@ FRAMES_OF_JPEG = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # markers of a fra
 MENDABLE = "mp4, mov, mkv, webm, avi and ts are read"
 
 
-def opened(path: str | Path) -> Any:
+class Opened:
+    """PyAV's container, whose reading is waited for with patience: ``demux``, ``decode``, ``seek`` and ``call``."""
+
+    def __init__(self, container: Any, patient: Patient):
+        self._container, self._patient = container, patient
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._container, name)
+
+    def demux(self, video: Any) -> Iterator[Any]:
+        return self._patient.each(self._container.demux(video))
+
+    def decode(self, video: Any) -> Iterator[Any]:
+        return self._patient.each(self._frames(video))
+
+    def _frames(self, video: Any) -> Iterator[Any]:
+        """Frames, with a look at the clock between packets: any number of them may hold no picture."""
+        last = time.monotonic()
+        for packet in self._container.demux(video):
+            for frame in packet.decode():
+                yield frame
+                last = time.monotonic()
+            if time.monotonic() - last > self._patient.seconds:
+                raise Mistake("gives no picture for too long", where=self._patient.path, mend="copy it again")
+
+    def seek(self, at: int, **how: Any) -> None:
+        self.call(lambda: self._container.seek(at, **how))
+
+    def call(self, ask: Callable[[], T]) -> T:
+        return self._patient.call(ask)
+
+    def close(self) -> None:
+        """Where a call is stuck, its thread keeps all that it works on: to free that would be a crash."""
+        if not self._patient.stuck:
+            self.call(self._container.close)
+            self._patient.end()
+
+    def __enter__(self) -> "Opened":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def opened(path: str | Path) -> Opened:
     """The container, its first video stream looked at and ready to be decoded by one thread.
 
     Raises:
-        Mistake: it cannot be reached, is no video, or one that would be read wrongly.
+        Mistake: it cannot be reached, is no video, or one that would be read wrongly; it takes too long.
     """
     path = Path(path)
     real = _reached(path)
     head = _head(real, path)
     _refuse_text(head, path)
     hasty = BY_HEADER if head[4:8] in ATOMS else {}
+    patient = Patient(path)
     try:
-        container = av.open(f"file:{real}", options=OPEN | BOUND | hasty)
+        wait = patient.seconds
+        container = Opened(
+            patient.call(lambda: av.open(f"file:{real}", options=OPEN | BOUND | hasty, timeout=(wait, wait))), patient
+        )
     except (av.FFmpegError, ValueError, OSError):
+        patient.end()
         if b"ftyp" in head[:16]:
             what = "is cut off: its table of contents (moov) is missing or broken"
             raise Mistake(what, where=path, mend="copy it again") from None

@@ -97,7 +97,7 @@ def probe(path: str | Path, *, rate: Fraction | None = None) -> VideoInfo:
             raise Mistake("is cut off", where=path, mend=ends)
         codec, comment = video.codec_context.name, container.metadata.get("comment", "")
         square = (video.sample_aspect_ratio or 1) == 1
-        later = _last_size(video, stamps.key)
+        later = container.call(lambda: _last_size(video, stamps.key))
     with opened(path) as container:
         _, _, first = next(decoded(container, path, Fraction(0)), (None, None, None))
     if first is None:

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import zipfile
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -38,11 +39,17 @@ def name_of(file: Path) -> str:
 FILES = {name_of(file): file for file in sorted(PACKAGE.rglob("*.py"))}
 
 
+@cache
+def tree_of(file: Path) -> ast.Module:
+    return ast.parse(file.read_text(encoding="utf-8"))
+
+
+@cache
 def imports(file: Path) -> set[str]:
     """Every module that a file imports, wherever in it; relative imports resolved."""
     found = set()
     package = name_of(file).split(".")[: None if file.name == "__init__.py" else -1]
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+    for node in ast.walk(tree_of(file)):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -112,17 +119,17 @@ def test_nothing_is_unpickled() -> None:
     calls = [
         f"{name}:{node.lineno}"
         for name, file in FILES.items()
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        for node in ast.walk(tree_of(file))
         if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load"
         if not any(k.arg == "weights_only" and ast.unparse(k.value) == "True" for k in node.keywords)
     ]
     assert not calls
 
 
+@cache
 def calls_of(name: str) -> list[tuple[str, ast.Call]]:
     """Every call in a module, and the words that it is called by."""
-    tree = ast.parse(FILES[name].read_text(encoding="utf-8"))
-    return [(ast.unparse(node.func), node) for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    return [(ast.unparse(node.func), node) for node in ast.walk(tree_of(FILES[name])) if isinstance(node, ast.Call)]
 
 
 def given(call: ast.Call, key: str) -> str | None:
@@ -131,9 +138,7 @@ def given(call: ast.Call, key: str) -> str | None:
 
 RUNS = r"(eval|exec|compile|__import__|(os|posix)\.(system|popen|exec\w*|spawn\w*|posix_spawn\w*)|pty\.spawn)"
 UNPACKS = r".*\.(extract|extractall|unpack_archive)"
-UNPICKLES = (
-    r"((pickle|cPickle|dill|joblib|marshal|shelve|cloudpickle)\.\w+|torch\.(jit|hub|package)\.\w+|pd\.read_pickle)"
-)
+UNPICKLES = r"((pickle|cPickle|dill|joblib|marshal|shelve|cloudpickle)\.\w+|torch\.(jit|package|hub\.load)\w*(\.\w+)?|pd\.read_pickle)"
 DECODES = r"(cv2\.(imread|imreadmulti|VideoCapture)|imageio\.\w+|Image\.open|torchvision\.io\.\w+)"
 YAML = r"yaml\.(load|load_all|unsafe_load\w*|full_load\w*|Loader|UnsafeLoader|FullLoader)"
 XML = r"(ElementTree|ET|minidom|sax|lxml)(\.\w+)*\.(parse|fromstring|XML|iterparse|XMLParser)"
@@ -169,7 +174,7 @@ def test_video_is_opened_for_reading_in_one_place_with_both_lists() -> None:
 def test_xml_is_parsed_by_defusedxml_alone() -> None:
     held = {"Element", "ParseError", "SubElement", "indent", "tostring"}  # to hold and to write, not to parse
     for file in FILES.values():
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        for node in ast.walk(tree_of(file)):
             if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "xml":
                 assert {alias.name for alias in node.names} <= held, file
             assert not (
