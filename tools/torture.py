@@ -38,6 +38,7 @@ import cv2
 import numpy as np
 import pyarrow.parquet as pq
 import torch
+import torch.utils.tensorboard  # a training imports it late: here once for all
 
 from drivesim import cli, weights, yamlfile
 from drivesim.data import video

@@ -81,8 +81,21 @@ def run(
         return out
     if dry_run:
         return _train(stage, settings, file, overrides, out, device, resume, None)
-    with Log() as log, owned(out):
+    with Log() as log, owned(out) as killed:
+        has_begun = killed or (out / "run.json").is_file()
+        if resume and has_begun and not _has_run(stage, out):
+            print(f"{out} was stopped before its first checkpoint: it begins again")
+            resume = False
         return _train(stage, settings, file, overrides, out, device, resume, log)
+
+
+def _has_run(stage: str, out: Path) -> bool:
+    """Whether there is anything that a new training would overwrite."""
+    return _target(stage, out).exists() or any((out / checkpoints.FOLDER).glob(checkpoints.NAMES))
+
+
+def _target(stage: str, out: Path) -> Path:
+    return out / "weights" / f"{stage}.safetensors"
 
 
 def _train(
@@ -97,14 +110,10 @@ def _train(
 ) -> Path:
     """``log``: None stops once it is said what the training will take."""
     build = STAGES[stage][1]
-    target = out / "weights" / f"{stage}.safetensors"
-    has_run = target.exists() or any((out / checkpoints.FOLDER).glob(checkpoints.NAMES))
-    if has_run and not resume:
+    target = _target(stage, out)
+    if not resume and _has_run(stage, out):
         raise Mistake("holds a run already", where=out, mend="--resume goes on with it; or choose another --out")
     begin = 0
-    if resume and not has_run and (out / "run.json").is_file():
-        print(f"{out} was stopped before its first checkpoint: it begins again")
-        resume = False
     if resume:
         if log is not None:
             checkpoints.orphans(out)

@@ -66,9 +66,12 @@ def claimed(out: Path, resume: bool) -> Iterator[None]:
 
 
 @contextmanager
-def owned(out: Path) -> Iterator[None]:
+def owned(out: Path) -> Iterator[bool]:
     """``out`` belongs to this process until the end of the block; it is made where there is none, and goes again where
     it stays empty. What a process that was killed in it left half-written is removed.
+
+    Yields:
+        Whether a process was: its lock is still there.
 
     Raises:
         Mistake: another process has it, or it cannot be written.
@@ -76,13 +79,14 @@ def owned(out: Path) -> Iterator[None]:
     with writing(out):
         made = not out.exists()
         out.mkdir(parents=True, exist_ok=True)
+        killed = (out / LOCK).exists()
         handle = _locked(out / LOCK)
     try:
         with writing(out / LOCK):
             os.truncate(handle, 0)
             os.pwrite(handle, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode(), 0)
         sweep(out, *(entry for entry in out.iterdir() if entry.is_dir()))
-        yield
+        yield killed
     finally:
         with suppress(OSError):  # the lock ends with the handle; what is left of it is taken over
             (out / LOCK).unlink(missing_ok=True)

@@ -29,7 +29,11 @@ class Store(CheckpointIO):
         save(checkpoint, Path(path))
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> Any:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        content = read(Path(path))
+        content["loops"]["fit_loop"]["epoch_loop.batch_progress"]["is_last_batch"] = (
+            False  # there may be more steps now
+        )
+        return content
 
     def remove_checkpoint(self, path: Any) -> None:
         remove(Path(path))
