@@ -278,9 +278,7 @@ def _label(rollout: Rollout, out: Path, record: Record, export: Iterable[Format]
 def _written(rollout: Rollout, journal: Journal, record: Record, begin: int, state: State) -> Iterator[Segment]:
     """The chain of stages from window ``begin`` on."""
     stack, plan, settings, chosen = rollout.stack, rollout.plan, rollout.config, rollout.course
-    at = places(
-        plan, begin, *(len(state.get(name, ())) for name in ("decode.latents", "upsample.low", "upsample.known"))
-    )
+    at = places(plan, begin, *(len(state.get(name, ())) for name in ("decode.latents", "upsample.low")))
     told = rollout.told
     context, last = (state["latents"], state["latents"][-1]) if begin else (rollout.context(), None)
     predict = Predictor(stack, settings, rollout.noise, told)
@@ -299,7 +297,7 @@ def _written(rollout: Rollout, journal: Journal, record: Record, begin: int, sta
     known = rollout.known()
     if chosen.upsampler:
         upscaler = Upscaler(stack, settings.upsample, rollout.noise, told, plan.factor)
-        made = stages.upsample(chunks, upscaler, chosen.upsampler, at.upsample, state, known)
+        made = stages.upsample(chunks, upscaler, chosen.upsampler, at.output, state, known)
         chunks = record.timed("upsample", made)
     if at.output == 0 and len(rollout.front):
         chunks = stages.opened(chunks, known)

@@ -171,24 +171,22 @@ class Pieces:
 @dataclass(frozen=True)
 class Places:
     """Where the streams of a rollout go on: ``passes``, the frame before the first gap of each pass of interpolation;
-    ``upsample``, the first frame that waits for the upsampler; ``output``, the first that is not yet written."""
+    ``output``, the first frame that waits for the upsampler, or else is not yet written."""
 
     passes: tuple[int, ...]
-    upsample: int
     output: int
 
 
-def places(plan: Plan, begin: int, latents: int = 0, low: int = 0, shown: int = 0) -> Places:
+def places(plan: Plan, begin: int, latents: int = 0, low: int = 0) -> Places:
     """The places behind windows ``[0, begin)``.
 
     Args:
-        latents: how many wait for the decoder. low: how many frames wait for the upsampler, of which ``shown``, that it
-            knows from before, are written.
+        latents: how many wait for the decoder. low: how many frames wait for the upsampler.
     """
     decoded = plan.known(begin, (BETWEEN + 1) ** plan.passes) - latents
     filled = (decoded - 1) * plan.filled + 1 if decoded else 0
     before = tuple(max(0, plan.known(begin, (BETWEEN + 1) ** n) - 1) for n in range(plan.passes))
-    return Places(before, filled - low, filled - low + shown)
+    return Places(before, filled - low)
 
 
 def video_frame(frame: int, factor: int = 1) -> int:

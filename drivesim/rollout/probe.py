@@ -118,7 +118,7 @@ def _pixels(rollout: Rollout, cells: tuple[int, int, int]) -> list[Probe]:
             sampler = replace(settings.upsample, sampler=_with(settings.upsample.sampler, steps))
             upscale = Upscaler(stack, sampler, rollout.noise, rollout.told, plan.factor)
             low = torch.zeros(windows.length, 3, height, width, device=device)
-            return upscale(0, low, low.new_zeros(windows.overlap, 3, *size))
+            return upscale(0, low, low.new_zeros(0, 3, 1, 1))
 
         found.append(Probe("upsample", windows.count(plan.total), settings.upsample.sampler.steps, upsample))
     even = (size[0] // 2 * 2, size[1] // 2 * 2)

@@ -102,14 +102,14 @@ class UpsampleConfig:
         sampler: the paper takes ddim, 50 steps, eta 1.
         noise: index in the upsampler's schedule of the noise added to its input; None for three fifths of the largest
             that it learned from: 150 of 250, the paper's for driving.
-        overlap: frames of a window that are known from the one before.
+        overlap: frames that neighbouring windows share, where one fades into the other *(open in the paper)*.
         tile: height and width that the network is given at once; None for whole frames.
         tile_overlap: pixels that tiles share at least.
     """
 
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     noise: int | None = None
-    overlap: int = 1
+    overlap: int = 2
     tile: tuple[int, int] | None = None
     tile_overlap: int = 64
 

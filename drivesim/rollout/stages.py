@@ -120,21 +120,42 @@ def decode_pieces(
         decoder: ``1 T C h w`` to ``1 T 3 H W``, always with T = ``pieces.length``.
         state: what waited behind the window before: latents not yet decoded, and the end of the last piece.
     """
-    waiting, tail = (state or {}).get("decode.latents"), (state or {}).get("decode.pixels")
+
+    def decoded(_: int, latents: Tensor) -> Tensor:
+        with torch.inference_mode():
+            return decoder(latents[None])[0].float()
+
+    return _in_pieces(chunks, decoded, pieces, ("decode.latents", "decode.pixels"), state)
+
+
+def _in_pieces(
+    chunks: Iterable[Chunk],
+    make: Callable[[int, Tensor], Tensor],
+    pieces: Pieces,
+    names: tuple[str, str],
+    state: State | None,
+    place: int = 0,
+) -> Iterator[Chunk]:
+    """
+    Args:
+        make: ``T ...`` to ``T 3 H W``, T = ``pieces.length``, of the piece whose first frame has that number.
+        names: in the state, of the frames that wait and of the end of the last piece, which fades into the next.
+        place: of the first frame that waits, or else comes in.
+    """
+    waiting, tail = ((state or {}).get(name) for name in names)
     for chunk in chunks:
         waiting = _joined(waiting, chunk.frames)
         while len(waiting) >= pieces.length or (chunk.last and len(waiting) > (0 if tail is None else pieces.overlap)):
-            with torch.inference_mode():
-                pixels = decoder(_padded(waiting, pieces.length)[None])[0].float()[: len(waiting)]
-                if tail is not None:
-                    pixels = torch.cat([_faded(tail, pixels[: len(tail)]), pixels[len(tail) :]])
+            pixels = make(place, _padded(waiting[: pieces.length], pieces.length))[: len(waiting)]
+            if tail is not None:
+                pixels = torch.cat([_faded(tail, pixels[: len(tail)]), pixels[len(tail) :]])
             ends = chunk.last and len(waiting) <= pieces.length
             done = len(pixels) if ends else pieces.stride
-            tail, waiting = pixels[done:].clone(), waiting[done:].clone()
+            tail, waiting, place = pixels[done:].clone(), waiting[done:].clone(), place + done
             yield Chunk(chunk.window, pixels[:done])
         if chunk.last and tail is not None and len(tail):  # no piece follows that it could fade into
             yield Chunk(chunk.window, tail)
-        yield _passed(chunk, "decode", {"latents": waiting, "pixels": tail})
+        yield _passed(chunk, dict(zip(names, (waiting, tail), strict=True)))
 
 
 def fill(chunks: Iterable[Chunk], factor: int, mode: FillMode = "blend", last: Tensor | None = None) -> Iterator[Chunk]:
@@ -153,7 +174,7 @@ def fill(chunks: Iterable[Chunk], factor: int, mode: FillMode = "blend", last: T
                 frames = [*(last if mode == "repeat" else torch.lerp(last, frame, share) for share in shares), frame]
             last = frame.clone()  # a copy: the chunk itself can be freed
             yield Chunk(chunk.window, torch.stack(frames))
-        yield _passed(chunk, "fill", {"pixels": last})
+        yield _passed(chunk, {"fill.pixels": last})
 
 
 def upsample(
@@ -164,32 +185,20 @@ def upsample(
     state: State | None = None,
     known: Tensor | None = None,
 ) -> Iterator[Chunk]:
-    """Windows of neighbouring frames; those that a window shares with the one before are known to it and stay.
+    """Windows of neighbouring frames, each faded linearly into the next where they overlap: both have the same noise.
 
     Args:
         upsampler: ``(place, low, known)``: ``T 3 H W`` from ``T 3 h w`` that begin at frame ``place`` of the stream,
             and the first frames ``g 3 H W``, which come out unchanged.
         place: of the first frame that waits, or else comes in.
-        state: what waited behind the window before.
+        state: what waited behind the window before: low frames, and the end of the last window.
         known: ``g 3 H W``, the real frames that the output begins with.
     """
-    held = state or {}
-    waiting = held.get("upsample.low")
-    known = held.get("upsample.known", known)
-    fresh = "upsample.known" not in held  # the first window's frames are all still to be given out
-    for chunk in chunks:
-        waiting = _joined(waiting, chunk.frames)
-        while len(waiting) >= pieces.length or (chunk.last and len(waiting) > (0 if fresh else pieces.overlap)):
-            count = min(len(waiting), pieces.length)
-            first = waiting.new_zeros(0, 3, 1, 1) if known is None else known[:count]
-            high = upsampler(place, _padded(waiting[: pieces.length], pieces.length), first)[:count]
-            ends = chunk.last and len(waiting) <= pieces.length
-            shown, fresh = (0 if fresh else pieces.overlap), False
-            done = count if ends else pieces.stride
-            known = high[done:].clone()
-            waiting, place = waiting[done:].clone(), place + done
-            yield Chunk(chunk.window, high[shown:])
-        yield _passed(chunk, "upsample", {"low": waiting, "known": None if fresh else known})
+
+    def upsampled(place: int, low: Tensor) -> Tensor:
+        return upsampler(place, low, low.new_zeros(0, 3, 1, 1) if place or known is None else known)
+
+    return _in_pieces(chunks, upsampled, pieces, ("upsample.low", "upsample.pixels"), state, place)
 
 
 def opened(chunks: Iterable[Chunk], real: Tensor | None) -> Iterator[Chunk]:
@@ -240,11 +249,11 @@ def _segment(
     return Segment(window, file if writer else None, first, last, state)
 
 
-def _passed(chunk: Chunk, stage: str, kept: dict[str, Tensor | None]) -> Chunk:
+def _passed(chunk: Chunk, kept: dict[str, Tensor | None]) -> Chunk:
     """The end of what a stage made of ``chunk``: no frame more, and its own memory beside that of the stages before."""
     state = chunk.state
     if state is not None:
-        state = state | {f"{stage}.{name}": tensor for name, tensor in kept.items() if tensor is not None}
+        state = state | {name: tensor for name, tensor in kept.items() if tensor is not None}
     return Chunk(chunk.window, chunk.frames[:0], state, chunk.last)
 
 

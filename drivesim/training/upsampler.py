@@ -90,8 +90,8 @@ class UpsamplerTemporalStage(UpsamplerStage):
     """The image upsampler frozen, its temporal layers trained on consecutive frames: the same batches, with T > 1.
 
     Args:
-        known: probabilities of 0, 1, ... first frames that are shown as they are, without noise and loss: as a
-            rollout's window has them from the one before *(open in the paper)*.
+        known: probabilities of 0, 1, ... first frames that are shown as they are, without noise and loss *(open in the
+            paper)*: a rollout from a real opening knows one.
     """
 
     clean = True

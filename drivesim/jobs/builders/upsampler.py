@@ -80,8 +80,8 @@ class UpsamplerTemporalRun:
     size: as of the image upsampler; null for the size that it was trained at.
     crop: height and width of the part of the frames that a step sees.
     fps: of the ``temporal.frames`` consecutive frames of a window, that of the rollout's video.
-    known: probabilities of 0, 1, ... first frames that are shown as they are, as a rollout's window has them from the
-        one before *(open in the paper)*; where ``upsample.overlap`` is more, they are shown with the level's noise.
+    known: probabilities of 0, 1, ... first frames that are shown as they are, without noise and loss *(open in the
+        paper)*: a rollout from a real opening knows one.
     """
 
     index: str = ""
