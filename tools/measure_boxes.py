@@ -3,12 +3,14 @@
     python tools/measure_boxes.py scenarios INDEX --out FOLDER [--clips 8] [--seconds 120] [--least 3]
     python tools/measure_boxes.py images WEIGHTS INDEX --json FILE [--frames 256]
     python tools/measure_boxes.py moved WEIGHTS INDEX --json FILE [--windows 16] [--picture FILE.png]
+    python tools/measure_boxes.py beside RUN OTHER [RUN OTHER ...]
 
 ``scenarios`` writes a scenario for each held-back clip: its first two frames open a rollout that is told the boxes of
 the whole clip; by day and by night apart, clips with at least ``--least`` agents a frame that would be judged.
 ``images`` samples single frames of the image model and asks the detector; beside it the true frames, what the
 autoencoder makes of them, boxes of other frames, and no boxes told. ``moved`` makes the first window of a rollout twice
-at one seed, one box moved, and says which share of the pixels that change lie in its two places.
+at one seed, one box moved, and says which share of the pixels that change lie in its two places. ``beside`` holds the
+videos of runs that were told nothing against the boxes that others were told.
 """
 
 import argparse
@@ -25,7 +27,7 @@ import torch
 import yaml
 from torch import Tensor
 
-from drivesim.data import video
+from drivesim.data import generated, video
 from drivesim.data.annotations import Labelled, Remarks
 from drivesim.data.formats import known
 from drivesim.data.index import Entry, Index
@@ -334,6 +336,26 @@ def shown(frames: np.ndarray, tracks: Tracks, times: Sequence[Fraction]) -> np.n
     return np.concatenate(tiles, axis=1)
 
 
+# --- one run's boxes, another's video ---------------------------------------------------------------------------------
+
+
+def beside(args: argparse.Namespace) -> None:
+    if len(args.runs) % 2:
+        raise SystemExit("runs are named in pairs: the one that was told boxes, and the other")
+    look, seen = detector.load("cpu"), []
+    for told, other in zip(args.runs[::2], args.runs[1::2], strict=True):
+        labelled = generated.read(told / generated.VIDEO)
+        if labelled is None:
+            raise SystemExit(f"{told} was told no boxes")
+        frames = video.record(other / generated.VIDEO).frames
+        times = labelled.times[: len(frames)]
+        own = tuple(labelled.boxes.at(time) for time in times)
+        size = (frames.shape[1], frames.shape[2])
+        seen.append(obedience.Watched(str(other), size, times, own, tuple(look(frames[: len(times)]))))
+    whole = obedience.whole(obedience.judge(seen, look.classes))
+    print(json.dumps({name: whole[name] for name in ("ap50", "any50", "missing", "hallucinated", "iou")}, indent=1))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parts = parser.add_subparsers(required=True)
@@ -344,6 +366,9 @@ def main() -> None:
     first.add_argument("--seconds", type=float, default=120)
     first.add_argument("--least", type=float, default=3, help="judged agents a frame (default 3)")
     first.set_defaults(run=scenarios)
+    last = parts.add_parser("beside")
+    last.add_argument("runs", type=Path, nargs="+")
+    last.set_defaults(run=beside)
     for name, run in (("images", images), ("moved", moved)):
         part = parts.add_parser(name)
         part.add_argument("weights", type=Path)
