@@ -3,7 +3,9 @@
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet install -c constraints.txt
-PINS := setup.cfg pyproject.toml constraints.txt
+PINS := setup.cfg pyproject.toml constraints.txt requirements.lock
+LOCKED := linux x86_64 3 11
+PLATFORM := import platform, sys; print(sys.platform, platform.machine(), *sys.version_info[:2])
 DEMO := runs/demo
 
 .PHONY: demo test install clean
@@ -21,7 +23,8 @@ test: $(VENV)/.installed-test
 
 install: $(VENV)/.installed
 
-# torch goes first, alone: it is most of the download, and TORCH_INDEX is meant for it and for nothing else.
+# CI installs what requirements.lock holds, by its hashes (tools/lock.py makes it); then there is nothing left to resolve.
+# torch goes alone: it is most of the download, and TORCH_INDEX is meant for it and for nothing else.
 $(VENV)/.installed: $(PINS)
 	@set -e; start=$$(date +%s); echo "installing into $(VENV) (once; some minutes)"; \
 	if [ ! -x $(BIN)/python ]; then \
@@ -30,6 +33,11 @@ $(VENV)/.installed: $(PINS)
 	  done; \
 	  if [ -z "$$python" ]; then echo "Python 3.11 or later is needed and was not found" >&2; exit 2; fi; \
 	  $$python -m venv $(VENV); \
+	fi; \
+	if [ "$$CI" = true ] && [ "$$($(BIN)/python -c '$(PLATFORM)')" = "$(LOCKED)" ]; then \
+	  echo "by the hashes of requirements.lock"; \
+	  $(BIN)/python -m pip --disable-pip-version-check --quiet install \
+	    --require-hashes --no-deps --only-binary :all: -r requirements.lock; \
 	fi; \
 	$(PIP) setuptools wheel; \
 	$(PIP) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch==2.13.0; \

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
 
 from drivesim.data import opening
 
@@ -138,7 +139,7 @@ def given(call: ast.Call, key: str) -> str | None:
 
 RUNS = r"(eval|exec|compile|__import__|(os|posix)\.(system|popen|exec\w*|spawn\w*|posix_spawn\w*)|pty\.spawn)"
 UNPACKS = r".*\.(extract|extractall|unpack_archive)"
-UNPICKLES = r"((pickle|cPickle|dill|joblib|marshal|shelve|cloudpickle)\.\w+|torch\.(jit|package|hub\.load)\w*(\.\w+)?|pd\.read_pickle)"
+UNPICKLES = r"(c?[pP]ickle|dill|joblib|marshal|shelve|torch\.(jit|package))\.\w+|torch\.hub\.load\w*|pd\.read_pickle"
 DECODES = r"(cv2\.(imread|imreadmulti|VideoCapture)|imageio\.\w+|Image\.open|torchvision\.io\.\w+)"
 YAML = r"yaml\.(load|load_all|unsafe_load\w*|full_load\w*|Loader|UnsafeLoader|FullLoader)"
 XML = r"(ElementTree|ET|minidom|sax|lxml)(\.\w+)*\.(parse|fromstring|XML|iterparse|XMLParser)"
@@ -242,3 +243,21 @@ def test_every_dependency_is_pinned_for_make() -> None:
     wanted = setup["options"]["install_requires"] + setup["options.extras_require"]["test"]
     pins = {line.split("==")[0].lower() for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line}
     assert {re.split(r"[<>!=]", line)[0].lower() for line in wanted.split()} <= pins
+
+
+def test_the_lock_holds_the_pins_with_hashes() -> None:
+    """Every package of ``constraints.txt`` but torch, at the same version, each with a SHA-256."""
+    lines = [line for line in (ROOT / "requirements.lock").read_text().splitlines() if not line.startswith("#")]
+    found = [re.fullmatch(r"([\w.-]+)==(\S+) --hash=sha256:[0-9a-f]{64}", line) for line in lines]
+    assert all(found)
+    pins = [line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line]
+    wanted = {canonicalize_name(name): version for name, version in pins} | {"torch": None}
+    locked = {canonicalize_name(row[1]): row[2] for row in found if row}
+    assert locked | {"torch": None} == wanted
+
+
+def test_ci_installs_by_the_lock() -> None:
+    dry = subprocess.run(["make", "-n", "install", "VENV=nowhere"], cwd=ROOT, capture_output=True, text=True).stdout
+    assert "--require-hashes --no-deps --only-binary :all: -r requirements.lock" in " ".join(
+        dry.replace("\\\n", " ").split()
+    )
