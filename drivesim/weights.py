@@ -13,7 +13,7 @@ import shlex
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -112,7 +112,8 @@ def writing(file: str | Path) -> Iterator[None]:
     try:
         yield
     except OSError as problem:
-        raise Mistake(f"cannot be written: {problem.strerror or problem}", where=file) from problem
+        what = os.strerror(problem.errno) if problem.errno else str(problem)
+        raise Mistake(f"cannot be written: {what}", where=file) from problem
 
 
 @contextmanager
@@ -225,7 +226,8 @@ def header(file: str | Path, stage: str | Iterable[str] | None = None) -> Header
     try:
         values = json.loads(metadata["drivesim"])
         found = Header(**{**values, "size": tuple(values.get("size", (0, 0)))})
-    except (TypeError, ValueError, AttributeError) as problem:
+        _check_types(found)
+    except (TypeError, ValueError, AttributeError, RecursionError) as problem:
         raise Mistake(f"its drivesim header cannot be read ({problem})", where=file) from None
     if found.format != FORMAT:
         raise Mistake(f"its format is {found.format}, this version reads {FORMAT}", where=file)
@@ -233,6 +235,19 @@ def header(file: str | Path, stage: str | Iterable[str] | None = None) -> Header
     if wanted and found.stage not in wanted:
         raise Mistake(f"weights of stage '{found.stage}', not '{' or '.join(wanted)}'", where=file)
     return found
+
+
+def _check_types(found: Header) -> None:
+    """Raises:
+    TypeError: a field holds another kind of value than ``Header`` says.
+    """
+    like = Header(stage="", config={})
+    for each in fields(Header):
+        value, kind = getattr(found, each.name), type(getattr(like, each.name))
+        if not isinstance(value, (int, float) if kind is float else kind) or isinstance(value, bool):
+            raise TypeError(f"{each.name} is no {kind.__name__}")
+    if len(found.size) != 2 or not all(type(side) is int for side in found.size):
+        raise TypeError("size is no height and width")
 
 
 def is_ours(file: str | Path) -> bool:

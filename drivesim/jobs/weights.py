@@ -112,7 +112,7 @@ def _own(file: Path, header: weights.Header) -> nn.Module | None:
             if interface(spatial) != header.interface:
                 raise Mistake(f"temporal layers of an image model of other shapes than {beside.name}", where=file)
             return TemporalLayers(temporal_config(header.config), UNet(spatial))
-    except (TypeError, ValueError) as problem:
+    except (TypeError, ValueError, AttributeError, KeyError, IndexError, ArithmeticError, RuntimeError) as problem:
         raise Mistake(f"its configuration builds nothing ({problem})", where=file) from None
 
 

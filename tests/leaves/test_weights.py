@@ -3,9 +3,11 @@
 import json
 import os
 import struct
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 from torch import nn
 
@@ -126,3 +128,14 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(
         weights.write_atomic(file, b"new")
     assert told.value.where == file
     assert file.read_bytes() == b"old" and os.listdir(file.parent) == ["w"]
+
+
+@pytest.mark.parametrize(
+    "change", [{"config": []}, {"size": [8]}, {"size": ["a", "b"]}, {"frames": "1"}, {"latent": 3}, {"stage": None}]
+)
+def test_a_header_of_other_types_is_a_mistake(tmp_path: Path, change: dict[str, object]) -> None:
+    header = {**asdict(Header(stage="image", config={})), **change}
+    data = safetensors.torch.save({}, metadata={"drivesim": json.dumps(header)})
+    (tmp_path / "a.safetensors").write_bytes(data)
+    with pytest.raises(Mistake, match="its drivesim header cannot be read"):
+        weights.header(tmp_path / "a.safetensors")
