@@ -1,6 +1,10 @@
 """What every room's tests share: the real clips, two cores, and a global random state that nobody may move."""
 
+import builtins
+import fnmatch
+import io
 import os
+import subprocess
 import warnings
 import zlib
 from collections.abc import Iterator
@@ -13,6 +17,8 @@ THREADS = int(os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORK
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
+
+from drivesim.data import writer  # noqa: E402
 
 torch.set_num_threads(THREADS)
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -54,3 +60,70 @@ def no_leaking_randomness(request: pytest.FixtureRequest) -> Iterator[None]:
     np.random.set_state(numpy_before)  # noqa: NPY002
     if moved:
         pytest.fail("random state leaks: " + "; ".join(moved))
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 24 MiB; skipped where none can be mounted."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(place)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("no file system can be mounted here: a full disk is injected alone")
+    yield place
+    subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+class Obstacle:
+    """From ``put`` on, files whose names fit ``pattern`` cannot be written: opening them for it is an error of the
+    system; or, with a ``disk``, just then that becomes full, and what follows is real. ``met``: it has come to that."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch):
+        self.monkeypatch, self.met = monkeypatch, False
+
+    def put(self, code: int, pattern: str, disk: Path | None = None) -> None:
+        def check(path: object) -> None:
+            if isinstance(path, str | os.PathLike) and fnmatch.fnmatch(Path(path).name, pattern):
+                self.met = True
+                if disk is None:
+                    raise OSError(code, os.strerror(code), str(path))
+                self.fill(disk)
+
+        def opened(path: object, mode: str = "r", *args: object, **kwargs: object) -> object:
+            if set(mode) & set("wax+"):
+                check(path)
+            return real(path, mode, *args, **kwargs)  # type: ignore[call-overload]
+
+        def handle(path: object, flags: int, *args: object, **kwargs: object) -> int:
+            if flags & (os.O_WRONLY | os.O_RDWR):
+                check(path)
+            return low(path, flags, *args, **kwargs)  # type: ignore[arg-type]
+
+        def container(part: Path, *args: object) -> object:
+            check(part)
+            return film(part, *args)  # type: ignore[arg-type]
+
+        real, low, film = io.open, os.open, writer._new_mp4
+        for owner, name, replacement in ((io, "open", opened), (builtins, "open", opened), (os, "open", handle)):
+            self.monkeypatch.setattr(owner, name, replacement)
+        self.monkeypatch.setattr(writer, "_new_mp4", container)
+
+    def remove(self) -> None:
+        self.monkeypatch.undo()
+
+    @staticmethod
+    def fill(disk: Path) -> None:
+        handle = os.open(disk / "filler", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        try:
+            while os.write(handle, bytes(4096)):
+                pass
+        except OSError:
+            pass
+        finally:
+            os.close(handle)
+
+
+@pytest.fixture
+def obstacle() -> Iterator[Obstacle]:
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        yield Obstacle(monkeypatch)

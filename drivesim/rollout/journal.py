@@ -54,7 +54,8 @@ def check_free(out: Path, resume: bool) -> None:
 
 @contextmanager
 def claimed(out: Path, resume: bool) -> Iterator[None]:
-    """``out`` belongs to this rollout until the end of the block; see ``owned``.
+    """``out`` belongs to this rollout until the end of the block; see ``owned``. It is free again after an error before
+    the run has begun.
 
     Raises:
         Mistake: another process has it, or ``check_free``.
@@ -62,7 +63,13 @@ def claimed(out: Path, resume: bool) -> Iterator[None]:
     check_free(out, resume)
     with owned(out):
         check_free(out, resume)  # again: another run may have begun and ended in between
-        yield
+        try:
+            yield
+        finally:
+            if not (out / "plan.json").exists():
+                for name in BEGINNINGS - {LOCK}:
+                    with suppress(OSError):
+                        (out / name).unlink(missing_ok=True)
 
 
 @contextmanager
@@ -76,21 +83,22 @@ def owned(out: Path) -> Iterator[bool]:
     Raises:
         Mistake: another process has it, or it cannot be written.
     """
-    with writing(out):
-        made = not out.exists()
-        out.mkdir(parents=True, exist_ok=True)
-        killed = (out / LOCK).exists()
-        handle = _locked(out / LOCK)
+    lock, made, handle = out / LOCK, not out.exists(), None
     try:
-        with writing(out / LOCK):
+        with writing(out):
+            out.mkdir(parents=True, exist_ok=True)
+        with writing(lock):
+            killed = lock.exists()
+            handle = _locked(lock)
             os.truncate(handle, 0)
             os.pwrite(handle, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode(), 0)
         sweep(out, *(entry for entry in out.iterdir() if entry.is_dir()))
         yield killed
     finally:
-        with suppress(OSError):  # the lock ends with the handle; what is left of it is taken over
-            (out / LOCK).unlink(missing_ok=True)
-        os.close(handle)
+        if handle is not None:
+            with suppress(OSError):  # the lock ends with the handle; what is left of the file is taken over
+                lock.unlink(missing_ok=True)
+            os.close(handle)
         if made:
             with suppress(OSError):  # it is not empty
                 out.rmdir()

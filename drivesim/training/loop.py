@@ -8,6 +8,7 @@ demos.
 import logging
 import math
 import signal
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -246,7 +247,14 @@ def trainer_for(stage: Stage, device: str, callbacks: list[Callback], **more: An
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without Lightning's lines on devices, its tips, and warnings that no user of ours can act on."""
+    """Without Lightning's lines on devices, its tips, and warnings that no user of ours can act on; and without the
+    traceback of the thread that writes TensorBoard's events, whose error comes again in the training's own."""
+    before = threading.excepthook
+
+    def silent(problem: threading.ExceptHookArgs) -> None:
+        if not isinstance(problem.exc_value, OSError):
+            before(problem)
+
     loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning_fabric")]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():
@@ -254,9 +262,11 @@ def quiet() -> Iterator[None]:
             warnings.filterwarnings("ignore", message=message)
         for logger in loggers:
             logger.setLevel(logging.WARNING)
+        threading.excepthook = silent
         try:
             yield
         finally:
+            threading.excepthook = before
             for logger, level in zip(loggers, levels, strict=True):
                 logger.setLevel(level)
 
