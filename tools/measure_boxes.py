@@ -121,16 +121,18 @@ class Still:
 def stills(index: Index, count: int, size: video.Size) -> list[Still]:
     """Held-back frames, evenly over all clips with labels."""
     entries = [entry for entry in index.split("val") if index.boxes(entry.clip_id) is not None]
-    each = -(-count // len(entries))
+    if not entries:
+        raise SystemExit("no held-back clip has boxes")
+    shares = np.diff(np.linspace(0, count, len(entries) + 1).astype(int))  # as many frames of each, or one more
     found = []
-    for entry in entries:
+    for entry, each in zip(entries, shares.tolist(), strict=True):
         boxes = index.boxes(entry.clip_id)
         assert boxes is not None
         held = video.record(entry.file, size=size, rate=entry.rate)
         for n in range(each):
             time = (n * entry.frames // each) / entry.fps
             found.append(Still(held.read(entry.fps, time, 1)[0], boxes.at(time), bool(entry.night)))
-    return found[:count]
+    return found
 
 
 def numbers(frames: Sequence[np.ndarray], boxes: Sequence[Boxes], size: video.Size, look: detector.Small) -> Plain:
@@ -267,6 +269,8 @@ def moved(args: argparse.Namespace) -> None:
         shares.append(float((changed & inside).sum()) / max(1, int(changed.sum())))
         rows += [shown(one, before, times), shown(other, after, times)] if len(rows) < 8 else []
         print(f"{entry.path}: {shares[-1]:.3f} of {int(changed.sum())} pixels, places {inside.mean():.3f} of the frame")
+    if not shares:
+        raise SystemExit("no held-back clip has a track that could be moved")
     print(f"mean {np.mean(shares):.3f}, median {np.median(shares):.3f} of {len(shares)} windows")
     if args.json:
         write_atomic(args.json, json.dumps({"share": float(np.mean(shares)), "shares": shares}, indent=1).encode())

@@ -14,6 +14,7 @@ import fcntl
 import hashlib
 import json
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -21,6 +22,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from drivesim import config
 from drivesim.errors import Mistake
@@ -114,7 +116,7 @@ def make(cell: Cell) -> bool:
         for command in cell.commands[len(cell.done()) :]:
             begin = time.monotonic()
             print(f"{cell.row}, seed {cell.seed}: {shlex.join(command)}", flush=True)
-            if subprocess.run(_started(command), stdout=log, stderr=log).returncode:
+            if ended(_started(command), log):
                 print(f"{cell.row}, seed {cell.seed}: failed, see {cell.folder / 'log.txt'}", flush=True)
                 return False
             note = {"commands": cell.digest, "seconds": round(time.monotonic() - begin, 1)}
@@ -123,12 +125,38 @@ def make(cell: Cell) -> bool:
     return True
 
 
+def ended(command: list[str], log: IO[str]) -> int:
+    """The exit status of ``command``, which is asked to stop where we are, and waited for: a training leaves a
+    checkpoint.
+
+    Raises:
+        KeyboardInterrupt: we were.
+    """
+    asked: list[int] = []
+    child = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+
+    def stop(number: int, _: object) -> None:
+        asked.append(number)
+        child.send_signal(number)
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        status = child.wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if asked:
+        raise KeyboardInterrupt
+    return status
+
+
 def _started(command: tuple[str, ...]) -> list[str]:
-    """As it is run here; a training goes on where its run is there already."""
+    """As it is run here; a training or a rollout goes on where its run is there already."""
     first, *rest = command
     if first == "drivesim":
         out = Path(rest[rest.index("--out") + 1]) if "--out" in rest[:-1] else None
-        going = ["--resume"] if out is not None and (out / "run.json").is_file() else []
+        begun = out is not None and rest[0] in ("train", "generate") and any(out.glob("**/run.json"))
+        going = ["--resume"] if begun else []
         return [sys.executable, "-m", "drivesim.cli", *rest, *going]
     return [sys.executable if first == "python" else first, *rest]
 
@@ -161,12 +189,15 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--cells", type=int, help="stop after so many")
     parser.add_argument("--table", action="store_true", help="print what there is, and run nothing")
-    args = parser.parse_args()
+    args = parser.parse_intermixed_args()
     try:
         return run(args.sweep, args.given, args.out, 0 if args.table else args.cells)
     except Mistake as mistake:
         print(f"sweep: {mistake}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("sweep: stopped; the same command goes on", file=sys.stderr)
+        return 75
 
 
 def run(file: Path, given: list[str], out: Path, most: int | None = None) -> int:
@@ -176,7 +207,9 @@ def run(file: Path, given: list[str], out: Path, most: int | None = None) -> int
         Mistake: a name that is not given, or not known; a cell that was made by other commands.
     """
     sweep = config.load(Sweep, file)
-    names = dict(each.split("=", 1) for each in given if "=" in each)
+    if wrong := [each for each in given if "=" not in each]:
+        raise Mistake(f"'{wrong[0]}' is not name=value", where=file)
+    names = dict(each.split("=", 1) for each in given)
     if names.keys() != set(sweep.given):
         raise Mistake(f"{', '.join(sorted(names.keys() ^ set(sweep.given)))}: given, or wanted, in vain", where=file)
     everything, failed, count = list(cells(sweep, out, names)), False, 0

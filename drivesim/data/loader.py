@@ -4,6 +4,7 @@ import json
 import math
 import signal
 from abc import ABC, abstractmethod
+from bisect import bisect_right
 from collections import Counter
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -25,6 +26,7 @@ from drivesim.scene import BATCHED, MOST_BOXES, Boxes, frame_boxes, to_model
 MOST_BAD = Fraction(1, 10)  # of the clips: more is no accident
 START_STEPS = 1 << 20  # the drawn start falls on a grid of exact fractions
 Item = dict[str, Tensor]
+HELD = Fraction(1, 2)  # seconds that a label holds at most, where the next is later
 NONE = Boxes((), np.empty(0, np.int64), (), np.empty((0, 4)), np.empty(0))
 
 
@@ -98,12 +100,16 @@ class Clips(Dataset[Item]):
             Mistake: more than a tenth of the clips cannot be read.
         """
         place, step = self.order.window(sample), math.floor(self.order.uniform(sample) * START_STEPS)
+        failed = set[str]()  # its other windows would fail as slowly
         for n in range(len(self.held)):
             window = self.held[(place + n) % len(self.held)]
+            if window.entry.clip_id in failed:
+                continue
             start = window.first + window.slack * Fraction(step, START_STEPS)
             try:
                 return window.entry, start, self._read(window.entry, start)
             except Mistake as problem:
+                failed.add(window.entry.clip_id)
                 self._leave_out(window.entry, problem)
         raise AssertionError("more than a tenth cannot be read, and nothing was raised")
 
@@ -119,12 +125,16 @@ class Clips(Dataset[Item]):
             raise Mistake(what, where=problem.where, mend=problem.mend or AGAIN)
 
     def _boxes(self, entry: Entry, start: Fraction) -> Item:
-        """Those of the very frames that are shown; a clip without labels has none."""
+        """Those of the frames that are shown: of the last labelled moment, at most ``HELD`` before; a clip without
+        labels has none."""
         assert self.boxes is not None
-        due = [start + n / self.fps + video.GRACE for n in range(self.frames)]
-        times = [math.floor(time * entry.fps) / entry.fps for time in due]
         own = self.boxes.boxes(entry.clip_id) or NONE
         own = replace(own, box=video.fit_boxes(own.box, (entry.height, entry.width), self.size))
+        moments, times = sorted(set(own.time)), list[Fraction]()
+        for due in (start + n / self.fps + video.GRACE for n in range(self.frames)):
+            shown = math.floor(due * entry.fps) / entry.fps
+            last = bisect_right(moments, due) - 1
+            times.append(moments[last] if last >= 0 and shown - moments[last] <= HELD else shown)
         told = frame_boxes(own, times, MOST_BOXES)
         fields = (told.box, told.cls, told.track, told.known)
         return {name: field[0] for name, field in zip(BATCHED, fields, strict=True)}
@@ -262,6 +272,8 @@ class ClipData(Ordered):
         if crop is not None and (min(crop) < 1 or crop[0] > size[0] or crop[1] > size[1]):
             raise Mistake(f"{crop[0]}x{crop[1]} is no part of {size[0]}x{size[1]}", where="crop")
         self.enlarge, self.boxes = enlarge, opened if boxes else None
+        if boxes and all(entry.labels is None for entry in opened.entries):
+            raise Mistake("has no boxes, which the loss is to weigh", where=index, mend="index with --labels")
         self.keep, self.digest = keep // max(1, workers), opened.digest
         self.left_out = Counter()
         self._train = self._windows(self._there(opened, opened.split("train")))

@@ -127,7 +127,7 @@ def _train(
         with torch.random.fork_rng(devices=[]), config.located(file, overrides):
             torch.manual_seed(settings.loop.seed)
             try:
-                return begun(build(settings, begin), settings.init, stage)
+                return begun(build(settings, begin), "" if begin else settings.init, stage)
             except ValueError as problem:  # torch's own word on widths and groups that do not fit
                 raise Mistake(str(problem), where=file or "train", mend="--print-config shows every value") from None
 

@@ -241,6 +241,9 @@ def _run(rollout: Rollout, out: Path, record: Record, title: str, stop: Stop) ->
     begin, state = journal.resume()
     if branch is not None and begin < branch.window:
         raise Mistake("is no longer what it was when this branch was planned", where=branch.run, mend=f"remove {out}")
+    if "upsample.known" in state:
+        mend = "start anew in another --out"
+        raise Mistake("was begun when windows of the upsampler did not fade into each other", where=out, mend=mend)
     if begin:
         record.resumed_at.append(begin)
     video_file, front = out / "video.mp4", out / "segments" / "opening.mp4"

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from drivesim.errors import Mistake
 from drivesim.models.autoencoder import Autoencoder, AutoencoderConfig, kl, split_moments
 from drivesim.models.boxes import coverage
 from drivesim.models.discriminator import PatchDiscriminator, adversarial_weight, hinge
@@ -49,6 +50,10 @@ class AutoencoderLoss(ReconstructionLoss):
 
     kl: float = 1e-3
     boxes: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.boxes < 0:
+            raise Mistake(f"is 0 or more, not {self.boxes:g}", field="loss.boxes")
 
 
 class ReconstructionStage(Stage, ABC):

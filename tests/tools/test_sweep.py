@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -62,7 +63,8 @@ def test_a_command_that_fails_is_told_and_what_ended_before_is_kept(tmp_path: Pa
 @pytest.mark.parametrize(
     ("text", "words", "told"),
     [
-        (SWEEP, ("else=1",), "else"),
+        (SWEEP, ("else=1",), "else: given, or wanted, in vain"),
+        (SWEEP, ("else",), "'else' is not name=value"),
         (SWEEP.replace("{seed}\n", "{nobody}\n"), (), "'nobody' is not known"),
         (SWEEP.replace("seeds", "sedes"), (), "did you mean 'seeds'"),
     ],
@@ -77,3 +79,23 @@ def test_cells_of_other_commands_are_refused(tmp_path: Path):
     found = swept(tmp_path, text=SWEEP.replace('"10"', '"11"'))
     assert found.returncode == 2 and "other commands" in found.stderr
     assert json.loads((tmp_path / "out" / "one-1" / "scores.json").read_text()) == {"value": 1.0, "unsaid": None}
+
+
+def test_stopped_it_waits_for_its_command_and_says_how_to_go_on(tmp_path: Path):
+    """The command is asked to stop, too, and may end in peace."""
+    (tmp_path / "slow.py").write_text(
+        "import signal, sys, time\n"
+        "signal.signal(signal.SIGTERM, lambda *_: (open(f'{sys.argv[1]}/saved', 'w'), sys.exit(75)))\n"
+        "open(f'{sys.argv[1]}/begun', 'w')\n"
+        "time.sleep(60)\n"
+    )
+    (tmp_path / "sweep.yaml").write_text(SWEEP)
+    words = [tmp_path / "sweep.yaml", f"tool={tmp_path / 'slow.py'}", "--out", tmp_path / "out"]
+    sweep = subprocess.Popen([sys.executable, TOOL, *words], stderr=subprocess.PIPE, text=True)
+    while not (tmp_path / "out" / "one-1" / "begun").exists():
+        assert sweep.poll() is None
+        time.sleep(0.05)
+    sweep.terminate()
+    _, told = sweep.communicate(timeout=60)
+    assert sweep.returncode == 75 and told == "sweep: stopped; the same command goes on\n"
+    assert (tmp_path / "out" / "one-1" / "saved").exists() and not (tmp_path / "out" / "other-1").exists()

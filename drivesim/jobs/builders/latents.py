@@ -102,7 +102,7 @@ def build_image(settings: ImageRun, begin: int) -> Built:
         image, latents_of(autoencoder), settings.schedule, settings.loss, settings.loop, settings.label_drop,
         settings.box_drop, settings.box_weight,
     )  # fmt: skip
-    check_boxes(image, cache)
+    check_boxes(image, cache, settings.box_weight)
 
     def header() -> weights.Header:
         return weights.Header(
@@ -130,7 +130,7 @@ def build_keyframes(settings: KeyframesRun, begin: int) -> Built:
         settings.loss, settings.loop, settings.label_drop, settings.box_drop,
         settings.box_weight,
     )  # fmt: skip
-    check_boxes(backbone.image, cache)
+    check_boxes(backbone.image, cache, settings.box_weight)
     return backbone.built("keyframes", stage, settings.loss, cache, data, cache.fps)
 
 
@@ -142,14 +142,22 @@ def build_interpolation(settings: InterpolationRun, begin: int) -> Built:
         settings.loss, settings.loop, settings.label_drop, settings.box_drop,
         settings.box_weight,
     )  # fmt: skip
-    check_boxes(backbone.image, cache)
+    check_boxes(backbone.image, cache, settings.box_weight)
     return backbone.built("interpolation", stage, settings.loss, cache, data, max(settings.rates))
 
 
-def check_boxes(image: ImageModel, cache: LatentCache) -> None:
+def check_boxes(image: ImageModel, cache: LatentCache, weight: float) -> None:
     """Raises:
-    Mistake: a model that is told boxes, and a cache that holds none.
+    Mistake: a model that is told boxes, or a loss that weighs them, and a cache that holds none; a weight below 0.
     """
+    if weight < 0:
+        raise Mistake(f"is 0 or more, not {weight:g}", field="box_weight")
+    if weight and not cache.about.boxes:
+        what, mend = (
+            "holds no boxes, which the loss is to weigh",
+            "index with --labels and encode again; or box_weight=0",
+        )
+        raise Mistake(what, where=cache.folder, mend=mend)
     if image.takes_boxes and not cache.about.boxes:
         mend = "index with --labels and encode again; or train an image model without joined: [boxes] and box_tokens"
         raise Mistake("holds no boxes, and the image model is told them", where=cache.folder, mend=mend)
