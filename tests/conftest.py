@@ -10,9 +10,10 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
-# Two cores overall: two workers of one thread each, or one process of two; OMP_NUM_THREADS says otherwise where something
-# else runs beside the tests. Set before torch is imported; subprocesses inherit it.
-THREADS = int(os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2"))
+# Two cores overall: two workers of one thread each, or one process of two; OMP_NUM_THREADS=1 is for when something else
+# runs beside the tests. Set before torch is imported; subprocesses inherit it.
+THREADS = 1 if "PYTEST_XDIST_WORKER" in os.environ else int(os.environ.get("OMP_NUM_THREADS", "2"))
+os.environ["OMP_NUM_THREADS"] = str(THREADS)
 
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
