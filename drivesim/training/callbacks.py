@@ -5,7 +5,8 @@ import csv
 import io
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -57,6 +58,15 @@ class Average(WeightAveraging):
     def module(self) -> nn.Module | None:
         """The model that holds the averages, once the training has begun."""
         return None if self._average_model is None else self._average_model.module
+
+    @contextmanager
+    def inside(self, stage: pl.LightningModule) -> Iterator[None]:
+        """``stage`` holds the averages within the block."""
+        self._swap_models(stage)
+        try:
+            yield
+        finally:
+            self._swap_models(stage)
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         if pl_module.flaw is None:

@@ -191,11 +191,12 @@ def train(
         stage.on_load_checkpoint(content)
         stage.load_state_dict(content["state_dict"])  # the averaged ones: Lightning keeps the others beside them
         return
-    average = averaging(stage)
-    callbacks: list[Callback] = [Count(), BadSteps(name, loop.bad_steps, average[0] if average else None, clip)]
-    callbacks += [Progress(name), Curves(out / "metrics.csv"), *average]
+    averages = averaging(stage)
+    average = averages[0] if averages else None
+    callbacks: list[Callback] = [Count(), BadSteps(name, loop.bad_steps, average, clip)]
+    callbacks += [Progress(name), Curves(out / "metrics.csv"), *averages]
     if hasattr(stage, "pictures"):
-        callbacks.append(Pictures(out / "samples", loop.sample_every))
+        callbacks.append(Pictures(out / "samples", loop.sample_every, average))
     with quiet(), Stop("step", signal.SIGTERM, signal.SIGUSR1, signal.SIGINT) as stop, weights.writing(out):
         callbacks.append(Checkpoints(out, loop.checkpoint_every, loop.checkpoints_kept, stop))
         logger = TensorBoardLogger(out, name="", version="events")

@@ -1,6 +1,7 @@
 """Sample pictures while a model trains: a grid into ``samples/`` and TensorBoard, every so many steps and at the
 end."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +13,25 @@ from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import TensorBoardLogger
 
 from drivesim import weights
+from drivesim.training.callbacks import Average
 
 
 class Pictures(Callback):
-    def __init__(self, folder: Path, every: int):
-        self.folder, self.every = folder, every
+    """The last is of the averaged weights, and is written before the last checkpoint: with that, a training is done.
+
+    Args:
+        average: None where there is none.
+    """
+
+    def __init__(self, folder: Path, every: int, average: Average | None):
+        self.folder, self.every, self.average = folder, every, average
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        if self.every and pl_module.steps_done % self.every == 0:
+        if trainer.should_stop:
+            with self.average.inside(pl_module) if self.average else nullcontext():
+                self._write(trainer, pl_module)
+        elif self.every and pl_module.steps_done % self.every == 0:
             self._write(trainer, pl_module)
-
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._write(trainer, pl_module)
 
     def _write(self, trainer: pl.Trainer, stage: Any) -> None:
         was_training = stage.training

@@ -47,7 +47,7 @@ def key_of(folder: Path) -> dict:
 
 
 def content(folder: Path) -> dict[str, str]:
-    files = [file for file in folder.rglob("*") if file.is_file() and file.name != "run.json"]
+    files = [file for file in folder.rglob("*") if file.is_file() and file.name not in ("run.json", "log.txt")]
     return {str(f.relative_to(folder)): hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
 
 

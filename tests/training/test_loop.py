@@ -124,7 +124,7 @@ def test_resumed_is_uninterrupted(name: str, tmp_path: Path) -> None:
         name, more = name.split()[0], {**more, "adversarial": 0.5, "adversarial_from": 3}
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     one = fit(name, whole, **more)
-    assert sorted(file.name for file in (whole / "checkpoints").iterdir()) == [
+    assert sorted(file.name for file in (whole / "checkpoints").glob("*.ckpt")) == [
         "step-00000007.ckpt",
         "step-00000014.ckpt",
     ]
