@@ -1,11 +1,12 @@
-"""Trains the detector detector-v1 on the rendered world and writes its weight file; then prints how good it is.
+"""Trains a detector of traffic on the rendered world and writes its weight file; then prints how good it is.
 
-    python tools/make_detector.py drivesim/metrics/detector-v1.safetensors --minutes 15
+    python tools/make_detector.py detector-v2.safetensors --minutes 15
 
-detector-v1 is frozen: what this writes today is another network, with another hash. Run it to see how the file came to
-be, or to make detector-v2. It sees the procedural world alone, with exact boxes, softened at random by blur, noise and
-JPEG: frames from a model are softer than true ones, and it must work on both. ``train`` is also what
-``train_on_generated.py`` trains with.
+detector-v1 is frozen: what this writes is another network, with another hash. The header of the frozen file has the
+command that it was made with, from before three changes: its frames lay half as far apart, boxes below ``LEAST`` were
+asked for as well, and frames with a class of ``RARE`` came once. The training sees the procedural world alone, with
+exact boxes, softened at random by blur, noise and JPEG: frames from a model are softer than true ones, and the detector
+must work on both. ``train`` is also what ``train_on_generated.py`` trains with.
 """
 
 import argparse
