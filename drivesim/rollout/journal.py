@@ -75,7 +75,7 @@ def claimed(out: Path, resume: bool) -> Iterator[None]:
 @contextmanager
 def owned(out: Path) -> Iterator[bool]:
     """``out`` belongs to this process until the end of the block; it is made where there is none, and goes again where
-    it stays empty. What a process that was killed in it left half-written is removed.
+    it stays empty, with the folders that were made for it. What a process that was killed in it left half-written is removed.
 
     Yields:
         Whether a process was: its lock is still there.
@@ -83,7 +83,8 @@ def owned(out: Path) -> Iterator[bool]:
     Raises:
         Mistake: another process has it, or it cannot be written.
     """
-    lock, made, handle = out / LOCK, not out.exists(), None
+    lock, handle = out / LOCK, None
+    made = [folder for folder in (out, *out.parents) if not folder.exists()]
     try:
         with writing(out):
             out.mkdir(parents=True, exist_ok=True)
@@ -99,9 +100,9 @@ def owned(out: Path) -> Iterator[bool]:
             with suppress(OSError):  # the lock ends with the handle; what is left of the file is taken over
                 lock.unlink(missing_ok=True)
             os.close(handle)
-        if made:
-            with suppress(OSError):  # it is not empty
-                out.rmdir()
+        with suppress(OSError):  # it is not empty
+            for folder in made:
+                folder.rmdir()
 
 
 def _locked(lock: Path) -> int:

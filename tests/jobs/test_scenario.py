@@ -95,7 +95,7 @@ def test_edits_are_written_as_labels(bundle: Path, tmp_path: Path, capsys: pytes
     ("action", "form", "words"),
     [
         ("prevew", None, "'preview'"),
-        ("convert", None, "convert, which needs it"),
+        ("convert", None, "is missing: convert needs it"),
         ("check", "kitti", "belongs to convert"),
         ("convert", "nuscenes", "only read\n.*kitti"),
     ],

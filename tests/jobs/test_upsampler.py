@@ -72,7 +72,7 @@ def test_the_temporal_layers_say_what_they_stand_in(image: Path, temporal: Path)
     assert header.parents == {"upsampler": weights.sha256(image)} and header.frames == 4 and header.fps == "30"
     assert header.interface == of_image.interface == interface(unet_config(of_image.config))
     assert (header.size, header.latent, header.labels) == (of_image.size, of_image.latent, of_image.labels)
-    assert header.schedule == {**of_image.schedule, "shared": 0.0}
+    assert header.schedule == {**of_image.schedule, "shared": 0.0, "known": 1}
     layers = TemporalLayers(temporal_config(header.config), ImageModel(unet_config(of_image.config)).unet)
     weights.fill(layers, tensors, temporal)
     assert weights.sha256(temporal.parent / "upsampler.safetensors") == weights.sha256(image)  # the folder is complete

@@ -333,6 +333,8 @@ def asked(number: int, times: int = 1) -> Callable[[Stage], None]:
 def test_a_signal_waits_for_the_end_of_the_step(
     whole: tuple[Path, Stage], tmp_path: Path, number: signal.Signals, capfd: pytest.CaptureFixture[str]
 ) -> None:
+    if signal.getsignal(number) is signal.SIG_IGN:  # as of a shell that started the tests behind its back
+        pytest.skip(f"{number.name} is ignored here")
     before = signal.getsignal(number)
     with pytest.raises(Interrupted, match="stopped at step 5; the same command with --resume goes on"):
         fit("image", tmp_path, change=asked(number))
