@@ -75,7 +75,8 @@ def claimed(out: Path, resume: bool) -> Iterator[None]:
 @contextmanager
 def owned(out: Path) -> Iterator[bool]:
     """``out`` belongs to this process until the end of the block; it is made where there is none, and goes again where
-    it stays empty, with the folders that were made for it. What a process that was killed in it left half-written is removed.
+    it stays empty, with the folders that were made for it. What a process that was killed in it left half-written is
+    removed.
 
     Yields:
         Whether a process was: its lock is still there.
