@@ -44,7 +44,7 @@ def load(cls: type[T], file: str | Path | None, overrides: Sequence[str] = ()) -
         key, equals, text = override.partition("=")
         if not equals:
             raise Mistake(
-                f"'{override}' is not key=value", mend="overrides are key.sub=value, for example loop.steps=100"
+                f"'{override[:80]}' is not key=value", mend="overrides are key.sub=value, for example loop.steps=100"
             )
         _set(values, key.split("."), _parse(text, override), override)
     with located(file, overrides):
@@ -126,14 +126,15 @@ def _parse(text: str, override: str) -> Any:
     try:
         return yamlfile.parse(text)
     except ValueError:
-        raise Mistake(f"the value of '{override}' is not YAML", mend="quote it for the shell: 'key=[1, 2]'") from None
+        what = f"the value of '{override[:80]}' is not YAML"
+        raise Mistake(what, mend="quote it for the shell: 'key=[1, 2]'") from None
 
 
 def _set(values: dict[str, Any], path: list[str], value: Any, override: str) -> None:
     for part in path[:-1]:
         values = values.setdefault(part, {})
         if not isinstance(values, dict):
-            raise Mistake(f"'{override}': '{part}' holds a value, not keys")
+            raise Mistake(f"'{override[:80]}': '{part[:80]}' holds a value, not keys")
     values[path[-1]] = value
 
 

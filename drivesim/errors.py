@@ -9,11 +9,15 @@ EXIT_DONE = 0
 EXIT_DEFECT = 1
 EXIT_MISTAKE = 2
 EXIT_INTERRUPTED = 75
+LONGEST = 4200  # characters of a part of a message: a path has up to 4096
 
 
 def printable(text: object) -> str:
-    """``text`` on one line, its control characters as escapes: a file's name must not steer the terminal."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
+    """``text`` on one line, its control characters as escapes: a file's name must not steer the terminal. Of what is
+    longer than any name, the beginning."""
+    text = str(text)
+    shown = text if len(text) <= LONGEST else f"{text[:LONGEST]} ..."
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in shown)
 
 
 class Mistake(Exception):
@@ -61,5 +65,5 @@ def beside(path: str | Path) -> str | None:
 def nearest(word: str, known: Iterable[str]) -> str:
     """``did you mean 'x'?``, or the list of known words where none is close."""
     known = sorted(known)
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(word[:100], known, n=1, cutoff=0.5)
     return f"did you mean '{close[0]}'?" if close else f"known: {', '.join(known)}"

@@ -181,7 +181,7 @@ class LatentCache:
             places = [(s.clip_id, s.split, s.fps_num, s.fps_den, s.start_num, s.start_den) for s in sequences]
             if any(None in place for place in places) or Fraction(about.fps) <= 0:
                 raise ValueError("sequences without a clip, a split or a time")
-        except (OSError, ValueError, KeyError, TypeError, RecursionError, ZeroDivisionError, pa.ArrowException) as p:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError, ArithmeticError, pa.ArrowException) as p:
             what = " ".join(str(p).split())[:120]
             raise Mistake(f"cannot be read ({what})", where=folder / ABOUT, mend="encode again") from None
         if content.get("format") != FORMAT or content.get("fingerprint") != about.fingerprint:
@@ -243,7 +243,7 @@ class LatentCache:
     def _maps(self, kind: str) -> list[np.ndarray]:
         shards = {sequence.shard for sequence in self.sequences}
         count = 1 + max(shards, default=-1)
-        if shards != set(range(count)):
+        if len(shards) != count or min(shards, default=0) < 0:
             raise ValueError(f"shards {sorted(shards)[:5]} are not counted from 0")
         return [np.load(self.folder / f"{n:06d}{kind}.npy", mmap_mode="r", allow_pickle=False) for n in range(count)]
 
