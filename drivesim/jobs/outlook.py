@@ -5,9 +5,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
-from drivesim.errors import Mistake
+from drivesim.errors import Mistake, out_of_memory
 from drivesim.jobs.preflight import Estimate, Law, Part, Room, check_disk, check_memory, now
 from drivesim.rollout import memory
 from drivesim.rollout.engine import Rollout
@@ -76,7 +74,9 @@ class _Measured:
         try:
             with memory.measured(self.device) as piece:
                 probe.run(1)
-        except torch.OutOfMemoryError:
+        except (RuntimeError, MemoryError) as problem:
+            if not out_of_memory(problem):
+                raise
             what = f"{probe.name} does not fit into the memory of {self.device}"
             raise Mistake(what, where="generate", mend=_smaller(probe.name, self.rollout, 0.5)) from None
         if piece.peak is not None:

@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import Dataset
 
 from drivesim.data.loader import Clips
-from drivesim.errors import Mistake
+from drivesim.errors import Mistake, out_of_memory
 from drivesim.jobs.builders.common import Built
 from drivesim.jobs.preflight import Estimate, Law, Part, Room, check_disk, check_memory, size
 from drivesim.rollout import memory
@@ -105,7 +105,9 @@ class Rehearsal:
                 trial = attempt(
                     self.built.stage, self.dataset, range(first, first + batch), str(self.device), at, timed
                 )
-        except torch.OutOfMemoryError:
+        except (RuntimeError, MemoryError) as problem:
+            if not out_of_memory(problem):
+                raise
             largest = max(self.peaks, default=0)
             raise Mistake(
                 f"a step of batch {batch} does not fit into the memory of {self.device}",
