@@ -3,6 +3,7 @@
 import json
 import os
 import threading
+import time
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
