@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 import threading
 import time
 from fractions import Fraction
