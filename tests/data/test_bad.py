@@ -2,7 +2,6 @@
 
 import json
 import os
-import time
 import threading
 import time
 from fractions import Fraction
