@@ -5,6 +5,7 @@ order, also between ``key=value`` overrides. A mistake is one to three lines on 
 """
 
 import argparse
+import errno
 import math
 import re
 import sys
@@ -17,6 +18,8 @@ from typing import Any, NoReturn
 from drivesim import __version__
 from drivesim.errors import EXIT_DEFECT, EXIT_DONE, EXIT_INTERRUPTED, EXIT_MISTAKE, Interrupted, Mistake, nearest
 
+REFUSED = {errno.ENAMETOOLONG, errno.EACCES, errno.EPERM, errno.EROFS, errno.ELOOP, errno.ENOTDIR}
+"""What the system says of a path that only the user can mend."""
 OVERRIDE = re.compile(r"[A-Za-z_]\w*(\.\w+)*=")
 
 
@@ -87,6 +90,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Mistake as mistake:
         return _failed(mistake, EXIT_MISTAKE, "\n".join(str(mistake).splitlines()[:3]), words)
     except Exception as defect:
+        if isinstance(defect, OSError) and defect.errno in REFUSED and defect.filename is not None:
+            return _failed(defect, EXIT_MISTAKE, str(Mistake(f"{defect.strerror}", where=defect.filename)), words)
         what = f"a defect of drivesim: {type(defect).__name__}: {' '.join(str(defect).split())[:300]}"
         return _failed(defect, EXIT_DEFECT, f"{what} (run with --debug for the traceback)", words)
 

@@ -65,7 +65,8 @@ def read(file: str | Path) -> dict[str, Any]:
     except IsADirectoryError:
         raise Mistake("is a folder", where=file, mend="a YAML file is expected") from None
     except (OSError, UnicodeDecodeError) as problem:
-        raise Mistake(f"cannot be read: {problem}", where=file) from None
+        words = problem.strerror if isinstance(problem, OSError) else "it is not UTF-8"
+        raise Mistake(f"cannot be read: {words}", where=file) from None
     except (yaml.YAMLError, ValueError) as problem:  # ValueError: a date that no calendar has
         mark = getattr(problem, "problem_mark", None)
         what = f"not YAML: {getattr(problem, 'problem', None) or problem}"

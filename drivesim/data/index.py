@@ -130,7 +130,11 @@ class Entry:
         """Raises:
         Mistake: the file is gone, of another length than when it was indexed, or now a link that leads elsewhere.
         """
-        if not self.file.exists():
+        try:
+            there = self.file.exists()
+        except OSError:  # a name that no file can have
+            there = False
+        if not there:
             raise Mistake("is gone since it was indexed", where=self.file, mend=AGAIN)
         refuse_outside(self.file, Path(self.root))
         if size_of(self.file) != self.bytes:

@@ -253,15 +253,10 @@ class LatentCache:
             whole = len(lengths) == len(self._shards)
             if self.about.boxes:
                 whole &= [len(shard) for shard in self._boxes if shard.dtype == BOX] == lengths
-            whole &= all(s.offset >= 0 < s.frames and s.offset + s.frames <= lengths[s.shard] for s in self.sequences)
-        except (
-            OSError,
-            EOFError,
-            ValueError,
-            TypeError,
-            TokenError,
-        ):  # its header is Python's, and may be cut off
-            whole = False
+            ends = [(s.offset + s.frames, s.shard) for s in self.sequences if s.offset >= 0 < s.frames]
+            whole = whole and len(ends) == len(self.sequences) and all(end <= lengths[n] for end, n in ends)
+        except (OSError, EOFError, ValueError, TypeError, SyntaxError, TokenError, RecursionError):
+            whole = False  # the header of a shard is Python's, which numpy parses
         if not whole:
             raise Mistake("its shards are missing or not whole", where=self.folder, mend="encode again")
 

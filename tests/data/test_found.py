@@ -10,6 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from drivesim import config
+from drivesim.data.annotations import Footage, Remarks
+from drivesim.data.formats import csv
 from drivesim.data.index import BOXES, FILES, Index
 from drivesim.data.latents import ABOUT, SEQUENCES, About, LatentCache, LatentWriter
 from drivesim.data.sources import Recipe, build
@@ -77,6 +79,32 @@ def test_a_cache(cache: Path, change: Callable[[Path], object]) -> None:
     change(cache)
     with pytest.raises(Mistake):
         LatentCache.open(cache)
+
+
+@pytest.mark.parametrize("content", [b"\x93NUMPY\x01\x00\x02\x00,\n", b"\x93NUMPY\x01\x00\x02\x00((", b"\x93NUMPY"])
+def test_a_shard_whose_header_is_no_python(cache: Path, content: bytes) -> None:
+    (cache / "000000.npy").write_bytes(content)
+    with pytest.raises(Mistake, match="shards are missing or not whole"):
+        LatentCache.open(cache)
+
+
+def test_shards_of_another_shape(cache: Path) -> None:
+    np.save(cache / "000000.npy", np.zeros((20, 6, 8, 8), np.float16))
+    with pytest.raises(Mistake, match="shards are missing or not whole"):
+        LatentCache.open(cache)
+
+
+def test_a_name_that_no_file_can_have(index: Path) -> None:
+    column(index / FILES, "path", pa.array(["a" * 5000]))
+    opened = Index.open(index)
+    with pytest.raises(Mistake, match="is gone since it was indexed"):
+        opened.check(opened.entries[0])
+
+
+def test_a_header_of_millions_of_columns(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("frame,track,class,x0,y0,x1,y1" + ",a" * 1_000_000)
+    with pytest.raises(Mistake, match="which is no header"):
+        csv.read(tmp_path / "a.csv", lambda _: Footage(), Remarks())
 
 
 def test_half_a_character_on_the_command_line() -> None:

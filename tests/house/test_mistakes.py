@@ -67,6 +67,8 @@ MISTAKES = (
     ("report empty", "empty: holds no video, scores or training curves", "a run folder of drivesim is expected"),
     ("weights check empty", "empty: holds no weights", "a file, a folder with config.json"),
     ("weights check p.ckpt", "p.ckpt: a pickle, which can run code", "drivesim weights convert p.ckpt"),
+    (f"index {'a' * 300}", "File name too long", "aaaa"),
+    (f"scenario check {'a' * 300}.yaml", "File name too long", "aaaa"),
     # values out of their range, or of another type
     ("train autoencoder loop.steps=many", "loop.steps: a whole number is expected, not", "steps"),
     ("train autoencoder loop=3", "loop: a mapping of keys is expected, not 3", "loop.KEY=VALUE"),

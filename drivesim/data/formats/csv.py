@@ -40,6 +40,7 @@ FPS = Fraction(30)
 FILE = "boxes.csv"
 PLACES = ("*.csv", "*.tsv")
 PICO = 10**12
+LONGEST = 1 << 16  # characters of a header
 DECIMAL = re.compile(r"[+-]?(\d{1,15}(\.\d{0,40})?|\.\d{1,40})([eE][+-]?\d{1,2})?")
 QUOTIENT = re.compile(r"[+-]?\d{1,18}/[1-9]\d{0,17}")
 INT64 = 1 << 63
@@ -177,6 +178,8 @@ def _read_file(file: Path, known: Known, remarks: Remarks) -> Iterator[Labelled 
 def _lines(file: Path) -> tuple[list[str], list[Line]]:
     text = counted.text(file)
     first = next((line for line in text.splitlines() if line.strip()), "")
+    if len(first) > LONGEST:
+        raise Mistake(f"begins with a line of more than {LONGEST} characters, which is no header", where=file)
     header, lines = _header(first), []
     if len(set(header)) < len(header):
         raise Mistake("has two columns of one name", where=file)
