@@ -267,6 +267,18 @@ def load(file: str | Path, stage: str | Iterable[str] | None = None) -> tuple[di
     return {name: value.float() if value.is_floating_point() else value for name, value in tensors.items()}, found
 
 
+def load_frozen(file: Path, name: str, sha: str) -> tuple[dict[str, Tensor], Header]:
+    """A network that comes with the package, whose hash stands in the code.
+
+    Raises:
+        Mistake: the file is not that.
+    """
+    if not file.is_file() or sha256(file) != sha:
+        what = f"this is not {name}: the file's hash differs from the one in the code"
+        raise Mistake(what, where=file, mend="install drivesim again")
+    return load(file, "extractor")
+
+
 def fill(module: nn.Module, tensors: Mapping[str, Tensor], where: object) -> None:
     """Loads ``tensors`` into ``module``; a missing, extra or misshapen one is an error that names it.
 

@@ -36,6 +36,7 @@ from drivesim.jobs import stack
 from drivesim.metrics import detector, obedience
 from drivesim.metrics.matching import LEAST, VISIBLE, extent, overlap
 from drivesim.models.autoencoder import Autoencoder, split_moments
+from drivesim.models.conditions import label_tensors
 from drivesim.models.video import VideoUNet
 from drivesim.report.boxes import draw
 from drivesim.rollout.plan import Window, video_frame
@@ -183,8 +184,7 @@ def images(args: argparse.Namespace) -> None:
 
     def labelled(nights: list[bool]) -> Tensor | None:
         words = image.labels
-        count = torch.full((len(nights),), -1)
-        return None if words is None else words(torch.tensor(nights).long(), count)
+        return None if words is None else words(*label_tensors([Labels(night) for night in nights]))
 
     true = [still.frame for still in held]
     boxes = [still.boxes for still in held]

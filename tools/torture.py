@@ -520,7 +520,7 @@ def soak(out: Path, windows: int) -> dict[str, Any]:
         time.sleep(0.05)
     if ended(pid):
         sys.exit(f"torture: the rollout failed, see {out / 'said.txt'}")
-    late = [row for row in seen if row[0] >= min(WARM, windows // 2)]
+    late = [row for row in seen if min(WARM, windows // 2) <= row[0] < windows]  # behind the last the video is joined
     n, held = (np.array([row[column] for row in late], float) for column in (0, 1))
     slope = float(np.polyfit(n, held, 1)[0]) if len(late) > 1 else float("nan")
     return {

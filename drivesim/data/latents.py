@@ -377,4 +377,4 @@ class LatentData(Ordered):
         return Latents(self.cache, self._train, self.frames, self.seed)
 
     def clip(self, sample: int) -> str:
-        return self.training().window(sample)[0].sequence.clip_id[:12]
+        return self.training().window(sample)[0].sequence.clip_id

@@ -117,7 +117,7 @@ def run(
             lambda: _surveyed(names, ruler, settings, probes, team.cores, console, detector)
         )
         _refuse_rules(earlier, receipt_for(ruler, *sides), against)
-        team.first(lambda: foresee(sides, rulers, folder, team, console, dry_run))
+        team.first(lambda: foresee(sides, rulers, folder, team, console, dry_run, watch, detector))
         if dry_run:
             return []
         failed: dict[str, str] = {}

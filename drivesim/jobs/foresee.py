@@ -11,8 +11,10 @@ import torch
 from rich.console import Console
 
 from drivesim.errors import Mistake
+from drivesim.jobs.obey import Plan
 from drivesim.jobs.preflight import Estimate, Part, Room, check_disk, check_memory
 from drivesim.jobs.processes import Team
+from drivesim.metrics.detection import Detector
 from drivesim.metrics.features import Extractor
 from drivesim.metrics.measure import BATCH_FRAMES, FRAMES, Cache, Item, Ruler, Wanted, missing, prepared
 from drivesim.metrics.measure import clips as clips_of
@@ -21,12 +23,23 @@ from drivesim.rollout import memory
 
 LONG = 20  # batches; what takes fewer is over before it has been foreseen
 READ = 3  # clips that are read to see how long one takes
+TRIED = 8  # frames that the detector is shown for the same reason
 
 
 def foresee(
-    sides: tuple[Side, Side], rulers: Sequence[Ruler], folder: Path, team: Team, console: Console, dry_run: bool
+    sides: tuple[Side, Side],
+    rulers: Sequence[Ruler],
+    folder: Path,
+    team: Team,
+    console: Console,
+    dry_run: bool,
+    watch: Plan | None = None,
+    detector: Detector | None = None,
 ) -> None:
     """Says what the pass will take, where it is long or where nothing else is asked for.
+
+    Args:
+        watch: what ``detector`` looks at, which no cache keeps.
 
     Raises:
         Mistake: memory or disk do not suffice.
@@ -38,9 +51,15 @@ def foresee(
     clips = [sum(len(wanted.clips) for wanted in side) for side in todo]
     ruler, room = rulers[0], Room.at(folder, team.device)
     rows = sum(count * (len(own.words) - 2) for count, own in zip(clips, rulers, strict=True))  # through the network
-    if sum(clips) == 0 or (not dry_run and rows < LONG * ruler.batch):
-        if dry_run:
-            console.print("evaluate will take no time: all features are in the cache", highlight=False)
+    if not dry_run and rows < LONG * ruler.batch:
+        return
+    beside = () if watch is None or detector is None else (_looked_at(watch, detector),)
+    if not sum(clips):
+        kept = "all features are in the cache"
+        if beside:
+            Estimate("evaluate", beside, None, 0, f"nothing: {kept}").show(room, console)
+        else:
+            console.print(f"evaluate will take no time: {kept}", highlight=False)
         return
     disk = 4 * (rows * ruler.clip.dim + sum(clips) * FRAMES * ruler.frame.dim)
     check_disk(disk, room, folder, "name a --cache on another disk, or take fewer --clips")
@@ -57,10 +76,12 @@ def foresee(
     )
     read = Part("clips to read", sum(clips) / team.size, reading / team.cores)
     if team.device.type != "cpu":  # readers and networks work side by side; on a CPU they share the cores
-        beside = sum(part.calls * part.seconds for part in networks)
-        read = replace(read, seconds=max(0.0, read.seconds - beside / read.calls))
+        meanwhile = sum(part.calls * part.seconds for part in networks)
+        read = replace(read, seconds=max(0.0, read.seconds - meanwhile / read.calls))
     fits = f"--devices {fit}" if together > 1 else ""
-    Estimate("evaluate", (*networks, read), peak, disk, f"features of {sum(clips)} clips", fits).show(room, console)
+    Estimate("evaluate", (*networks, read, *beside), peak, disk, f"features of {sum(clips)} clips", fits).show(
+        room, console
+    )
 
 
 def _tried(todo: list[Wanted], ruler: Ruler) -> tuple[float, float, float]:
@@ -81,6 +102,15 @@ def _tried(todo: list[Wanted], ruler: Ruler) -> tuple[float, float, float]:
             _seconds(ruler.frame, np.repeat(single[:1, None], BATCH_FRAMES, axis=0)),
         )
     return 0.0, 0.0, 0.0
+
+
+def _looked_at(watch: Plan, detector: Detector) -> Part:
+    """From a few frames without anything in them; the first call also sets up."""
+    empty = np.zeros((TRIED, *watch.made[0].size, 3), np.uint8)
+    detector(empty)
+    begin = time.perf_counter()
+    detector(empty)
+    return Part("frames for the detector", watch.frames, (time.perf_counter() - begin) / TRIED)
 
 
 def _seconds(network: Extractor, batch: np.ndarray) -> float:

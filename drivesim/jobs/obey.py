@@ -27,7 +27,7 @@ from drivesim.metrics import onnx, tracking, verdict
 from drivesim.metrics.detection import Detector, Found
 from drivesim.metrics.drift import width_for
 from drivesim.metrics.matching import Size
-from drivesim.metrics.obedience import THRESHOLD, Watched
+from drivesim.metrics.obedience import Watched
 from drivesim.metrics.receipt import Score
 from drivesim.metrics.survey import Tally, identity
 from drivesim.rollout import scenario
@@ -338,8 +338,7 @@ def _frames(film: Film) -> Iterator[np.ndarray]:
 
 def _with_truth(film: Film, real: Watched, detector: Detector) -> Film:
     """``film`` held against what the detector is sure of in its real video, whose moments are the film's, later."""
-    threshold = float(getattr(detector, "threshold", THRESHOLD))
-    sure = [_sure(found, threshold) for found in real.found]
+    sure = [_sure(found, detector.threshold) for found in real.found]
     pixels = np.array([real.size[1], real.size[0]] * 2)
     tracks = tracking.tracks([found.box * pixels for found in sure], [float(time) for time in real.times])
     moments = film.times[: len(sure)]

@@ -36,7 +36,7 @@ from drivesim.jobs.run import recorded
 from drivesim.rollout.journal import owned
 from drivesim.rollout.log import Log
 from drivesim.training import checkpoints
-from drivesim.training.loop import latest, steps_in, train
+from drivesim.training.loop import train
 
 STAGES: dict[str, tuple[type, Callable[[Any, int], Built]]] = {
     "autoencoder": (AutoencoderRun, build_autoencoder),
@@ -113,11 +113,12 @@ def _train(
     target = _target(stage, out)
     if not resume and _has_run(stage, out):
         raise Mistake("holds a run already", where=out, mend="--resume goes on with it; or choose another --out")
-    begin = 0
+    begin, newest = 0, None
     if resume:
         if log is not None:
             checkpoints.orphans(out)
-        begin = steps_in(latest(out, print))
+        newest = checkpoints.latest(out, print)
+        begin = checkpoints.steps_in(newest)
         _same_configuration(settings, out)
         if begin >= settings.loop.steps and target.is_file():
             return target  # nothing is left to train, and the weights are there
@@ -144,7 +145,7 @@ def _train(
     built.data.quarantine = out / QUARANTINE
     with recorded(out, device, "train", facts, log) as noted:
         with noted.timing(stage):
-            train(built.stage, built.data, stage, out, device, resume, built.data.clip)
+            train(built.stage, built.data, stage, out, device, newest, built.data.clip)
         if built.data.quarantine.exists():
             passed_over = len(set(built.data.quarantine.read_text(encoding="utf-8").splitlines()))
             noted.facts["quarantined"] = passed_over

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 from drivesim import config, weights
 from drivesim.data.video import fit
-from drivesim.errors import Mistake
 from drivesim.metrics.features import check_prepared
 from drivesim.scene import to_model
 
@@ -121,13 +120,7 @@ def load(file: Path = FILE, device: str | torch.device = "cpu") -> Network:
     Raises:
         Mistake: the file is not the one whose hash stands in this module.
     """
-    if not file.is_file() or weights.sha256(file) != SHA256:
-        raise Mistake(
-            f"this is not {NAME}: the file's hash differs from the one in the code",
-            where=file,
-            mend="install drivesim again",
-        )
-    tensors, header = weights.load(file, "extractor")
+    tensors, header = weights.load_frozen(file, NAME, SHA256)
     network = Network(config.build(BuiltinConfig, header.config, file))
     weights.fill(network, tensors, file)
     return network.to(device).eval().requires_grad_(False)

@@ -3,7 +3,10 @@
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+import cv2
 import numpy as np
+
+MOST = 100  # detections of a frame, the most certain ones, as in COCO
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,6 +32,20 @@ class Found:
         return len(self.cls)
 
 
+def distinct(box: np.ndarray, kind: np.ndarray, score: np.ndarray, least: float, same: float) -> np.ndarray:
+    """Non-maximum suppression: the rows that stay, most certain first, at most ``MOST``.
+
+    Args:
+        box: ``N 4``, corners; ``kind``: ``N`` whole numbers; ``score``: ``N``.
+        least: score below which nothing stays.
+        same: overlap from which on two boxes of a kind are one thing.
+    """
+    corner_and_size = np.concatenate([box[:, :2], box[:, 2:] - box[:, :2]], 1)
+    kept = cv2.dnn.NMSBoxesBatched(corner_and_size.tolist(), score.tolist(), kind.tolist(), least, same)
+    rows = np.sort(np.asarray(kept, np.int64).reshape(-1))
+    return rows[np.argsort(-score[rows], kind="stable")][:MOST]
+
+
 @runtime_checkable
 class Detector(Protocol):
     """A frozen network from frames to boxes.
@@ -37,11 +54,13 @@ class Detector(Protocol):
         name: as it stands in a receipt.
         sha: SHA-256 of its weight file.
         classes: words of ``scene.CLASSES`` that it tells apart; of others it knows nothing.
+        threshold: score from which a box counts as found, where one score must do.
     """
 
     name: str
     sha: str
     classes: frozenset[str]
+    threshold: float
 
     def __call__(self, frames: np.ndarray) -> list[Found]:
         """uint8 ``T H W 3`` of any size to what it sees in each; doubles are suppressed already."""

@@ -18,9 +18,8 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from drivesim import config, weights
-from drivesim.errors import Mistake
 from drivesim.metrics.builtin import with_coordinates
-from drivesim.metrics.detection import Found
+from drivesim.metrics.detection import Found, distinct
 from drivesim.scene import to_model
 
 NAME = "detector-v1"
@@ -33,7 +32,7 @@ CHUNK = 8  # frames that the network sees at once, always: convolutions of other
 LEAST = 0.05  # score below which nothing is told
 THRESHOLD = 0.5  # score from which a box counts as found, where one score must do
 SAME = 0.6  # overlap from which two boxes of a class are one thing
-MOST = 100  # boxes of a frame; of cells, so many times four are looked at
+LOOKED_AT = 400  # cells of a frame, the most certain ones
 
 
 @dataclass(frozen=True)
@@ -154,13 +153,11 @@ def resized(frame: np.ndarray) -> np.ndarray:
 def suppressed(box: np.ndarray, kind: np.ndarray, score: np.ndarray) -> Found:
     """Of all cells' boxes ``n 4`` (in cells), places in ``CLASSES`` and scores ``n``: each thing once, best first."""
     likely = np.flatnonzero(score >= LEAST)
-    likely = likely[np.argsort(-score[likely], kind="stable")][: 4 * MOST]
+    likely = likely[np.argsort(-score[likely], kind="stable")][:LOOKED_AT]
     height, width = SIZE[0] / CELL, SIZE[1] / CELL
     box = (box[likely] / (width, height, width, height)).clip(0, 1).astype(np.float64)
     kind, score = kind[likely], score[likely].astype(np.float64)
-    corner_and_size = np.concatenate([box[:, :2], box[:, 2:] - box[:, :2]], 1)
-    kept = cv2.dnn.NMSBoxesBatched(corner_and_size.tolist(), score.tolist(), kind.tolist(), LEAST, SAME)
-    best = np.sort(np.asarray(kept, np.int64).reshape(-1))[:MOST]
+    best = distinct(box, kind, score, LEAST, SAME)
     return Found(box[best], tuple(CLASSES[n] for n in kind[best]), score[best])
 
 
@@ -170,10 +167,7 @@ def load(device: str | torch.device = "cpu", file: Path = FILE) -> Small:
     Raises:
         Mistake: the file is not the one whose hash stands in this module.
     """
-    if not file.is_file() or weights.sha256(file) != SHA256:
-        what = f"this is not {NAME}: the file's hash differs from the one in the code"
-        raise Mistake(what, where=file, mend="install drivesim again")
-    tensors, header = weights.load(file, "extractor")
+    tensors, header = weights.load_frozen(file, NAME, SHA256)
     network = Network(config.build(DetectorConfig, header.config, file))
     weights.fill(network, tensors, file)
     return Small(network, device)

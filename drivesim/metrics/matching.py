@@ -13,12 +13,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from drivesim.metrics.detection import Found
+from drivesim.metrics.detection import MOST, Found
 from drivesim.scene import Boxes
 
 LEAST = 8.0  # pixels, the root of an area: below it a box is a few latent cells at most, and no detector is sure
 VISIBLE = 0.5
-MOST = 100  # detections of a frame, the most certain ones, as in COCO
 SIZES = {"small": (LEAST, 16.0), "middle": (16.0, 32.0), "large": (32.0, float("inf"))}  # pixels, from and below
 ALL = (LEAST, float("inf"))
 

@@ -24,7 +24,6 @@ from drivesim.scene import Boxes
 
 Plain = dict[str, Any]
 HALF = 0.5  # overlap from which a detection is of a box, at the threshold
-THRESHOLD = 0.5  # score of a detection that counts, where a detector names none of its own
 FEW, BLOCK = 4, 1.0
 DRAWS = 200
 CURVES = ("ap50", "missing", "hallucinated", "iou")  # what has an interval in every stretch
@@ -155,7 +154,7 @@ class Judged:
         )
 
 
-def judge(videos: Sequence[Watched], classes: frozenset[str], threshold: float = THRESHOLD) -> Judged:
+def judge(videos: Sequence[Watched], classes: frozenset[str], threshold: float) -> Judged:
     """All frames of one or more videos, seen by a detector that knows ``classes`` and counts from ``threshold`` on."""
     frames, video, time, parts = list[Frame](), list[int](), list[float](), list[tuple[Rows, Extra]]()
     for number, one in enumerate(videos):

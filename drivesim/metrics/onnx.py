@@ -16,9 +16,10 @@ from annotated_types import Ge, Interval, Le, MinLen
 
 from drivesim import config
 from drivesim.data.classes import class_of
+from drivesim.data.opening import content
 from drivesim.errors import Mistake
-from drivesim.metrics.detection import Found
-from drivesim.metrics.matching import MOST, Size
+from drivesim.metrics.detection import Found, distinct
+from drivesim.metrics.matching import Size
 
 T = TypeVar("T")
 LARGEST = 2**30  # bytes
@@ -105,19 +106,19 @@ class Onnx:
     threshold: float = field(init=False)
 
     def __post_init__(self) -> None:
-        content, beside = _content(self.file), self.file.with_suffix(".yaml")
+        network, beside = _content(self.file), self.file.with_suffix(".yaml")
         if not beside.is_file():
             raise Mistake("is not described", where=self.file, mend=f"{beside.name} beside it says {KEYS}")
         self.about = config.load(Described, beside)
         self.classes = frozenset(cls for cls in self.about.ours if cls is not None)
         if not self.classes:
             raise Mistake("names no traffic", where=beside, field="classes", mend="car, truck, bus, person, ...")
-        self.sha, self.threshold = hashlib.sha256(content).hexdigest(), self.about.threshold
+        self.sha, self.threshold = hashlib.sha256(network).hexdigest(), self.about.threshold
         self.name = f"{self.file.stem}[{config.digest(config.plain(self.about))[:8]}]"  # read otherwise, it is another
-        self.network = self._tried(lambda: cv2.dnn.readNetFromONNX(np.frombuffer(content, np.uint8)), "be read")
+        self.network = self._tried(lambda: cv2.dnn.readNetFromONNX(np.frombuffer(network, np.uint8)), "be read")
         if self.network.empty():
             raise Mistake("holds no network", where=self.file)
-        self._check_inputs(content)
+        self._check_inputs(network)
         self.outputs = list(self.network.getUnconnectedOutLayersNames())
         self(np.zeros((1, *self.about.size, 3), np.uint8))  # what does not fit shows before hours of video
 
@@ -129,11 +130,11 @@ class Onnx:
         """
         return [self._seen(frame) for frame in frames]
 
-    def _check_inputs(self, content: bytes) -> None:
+    def _check_inputs(self, network: bytes) -> None:
         """OpenCV clamps shapes that do not fit and goes on, so the file is held to its description here."""
         wanted = (1, 3, *self.about.size)
         try:
-            inputs = declared(memoryview(content))
+            inputs = declared(memoryview(network))
         except (ValueError, IndexError, KeyError):
             raise Mistake("holds no network", where=self.file) from None
         for shape in inputs[:1]:
@@ -186,24 +187,21 @@ class Onnx:
 
 
 def _content(file: Path) -> bytes:
-    try:
-        size = file.stat().st_size
-        if size > LARGEST:
-            what = f"has {size / 2**30:.1f} GiB, a detector of at most {LARGEST // 2**30} GiB is read"
-            raise Mistake(what, where=file)
-        return file.read_bytes()
-    except OSError as problem:
-        raise Mistake(f"cannot be read: {problem.strerror}", where=file) from None
+    size = file.stat().st_size if file.is_file() else 0
+    if size > LARGEST:
+        what = f"has {size / 2**30:.1f} GiB, a detector of at most {LARGEST // 2**30} GiB is read"
+        raise Mistake(what, where=file)
+    return content(file)
 
 
-def declared(content: memoryview) -> list[tuple[int | None, ...]]:
+def declared(model: memoryview) -> list[tuple[int | None, ...]]:
     """The shapes of a network's inputs; None is any number. ``ModelProto.graph`` is field 7, its inputs are 11, its
     constants, which old files count among the inputs, 5.
 
     Raises:
         ValueError, IndexError: not protobuf.
     """
-    graph = next((value for number, value in _fields(content) if number == 7), memoryview(b""))
+    graph = next((value for number, value in _fields(model) if number == 7), memoryview(b""))
     inputs, constants = list[memoryview](), set[bytes]()
     for number, value in _fields(graph):
         if number == 11:
@@ -221,34 +219,34 @@ def declared(content: memoryview) -> list[tuple[int | None, ...]]:
     return found
 
 
-def _fields(content: memoryview) -> Iterator[tuple[int, memoryview]]:
+def _fields(message: memoryview) -> Iterator[tuple[int, memoryview]]:
     """Of a protobuf message, the fields that have a length: number and content."""
-    for number, value in _wire(content):
+    for number, value in _wire(message):
         if isinstance(value, memoryview):
             yield number, value
 
 
-def _numbers(content: memoryview) -> Iterator[tuple[int, int]]:
+def _numbers(message: memoryview) -> Iterator[tuple[int, int]]:
     """Of a protobuf message, the fields that are whole numbers."""
-    for number, value in _wire(content):
+    for number, value in _wire(message):
         if isinstance(value, int):
             yield number, value
 
 
-def _wire(content: memoryview) -> Iterator[tuple[int, int | memoryview]]:
+def _wire(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
     place = 0
-    while place < len(content):
-        key, place = _varint(content, place)
+    while place < len(message):
+        key, place = _varint(message, place)
         kind, end = key & 7, place
         if kind == 0:
-            value, end = _varint(content, place)
+            value, end = _varint(message, place)
             yield key >> 3, value
         elif kind == 2:
-            length, place = _varint(content, place)
+            length, place = _varint(message, place)
             end = place + length
-            if end > len(content):
+            if end > len(message):
                 raise ValueError("cut off")
-            yield key >> 3, content[place:end]
+            yield key >> 3, message[place:end]
         elif kind in (1, 5):
             end = place + (8 if kind == 1 else 4)
         else:
@@ -256,10 +254,10 @@ def _wire(content: memoryview) -> Iterator[tuple[int, int | memoryview]]:
         place = end
 
 
-def _varint(content: memoryview, place: int) -> tuple[int, int]:
+def _varint(message: memoryview, place: int) -> tuple[int, int]:
     value = 0
     for shift in range(0, 70, 7):
-        byte = content[place]
+        byte = message[place]
         place += 1
         value |= (byte & 127) << shift
         if byte < 128:
@@ -294,12 +292,10 @@ def chosen(box: np.ndarray, score: np.ndarray, number: np.ndarray, about: Descri
     if not len(rows):
         return Found(np.empty((0, 4)), (), np.empty(0))
     words = sorted({kind for kind in kinds if kind is not None})
-    boxes = np.concatenate([box[rows, :2], box[rows, 2:] - box[rows, :2]], 1).astype(np.float64)
-    likely, groups = np.clip(score[rows], 0, 1).astype(np.float64), [words.index(str(kinds[row])) for row in rows]
-    kept = cv2.dnn.NMSBoxesBatched(boxes.tolist(), likely.tolist(), groups, about.least, about.overlap)
-    left = np.asarray(kept, np.int64).reshape(-1)
-    best = left[np.argsort(-likely[left], kind="stable")][:MOST]
-    return Found(box[rows[best]].astype(np.float64), tuple(words[groups[row]] for row in best), likely[best])
+    corners, likely = box[rows].astype(np.float64), np.clip(score[rows], 0, 1).astype(np.float64)
+    groups = np.array([words.index(str(kinds[row])) for row in rows])
+    best = distinct(corners, groups, likely, about.least, about.overlap)
+    return Found(corners[best], tuple(words[groups[row]] for row in best), likely[best])
 
 
 def _corners(box: np.ndarray) -> np.ndarray:

@@ -3,12 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import pairwise
 
 import drivesim
 from drivesim.metrics import obedience
 from drivesim.metrics.detection import Detector
 from drivesim.metrics.matching import Size
-from drivesim.metrics.obedience import RULES, THRESHOLD, Plain, Watched, judge
+from drivesim.metrics.obedience import RULES, Plain, Watched, judge
 from drivesim.metrics.receipt import LeftOut, Receipt, Score, clips_hash
 
 METRIC = "ap50"
@@ -53,7 +54,7 @@ def score(
         real: hash and number of the true frames that had a part in it, be it as ``true`` or as the truth.
         width: seconds of a stretch of the curve.
     """
-    threshold = float(getattr(detector, "threshold", THRESHOLD))
+    threshold = detector.threshold
     judged = judge(made.videos, detector.classes, threshold)
     chance = judge(obedience.shuffled(made.videos), detector.classes, threshold)
     best = judge(true.videos, detector.classes, threshold) if true and true.videos else None
@@ -156,7 +157,7 @@ def receipt(made: Side, clips_real: str, detector: Detector, rules: str) -> Rece
 
 def _rate(videos: Sequence[Watched]) -> Fraction:
     """Frames a second that were looked at: by the usual step between two of them."""
-    steps = sorted(b - a for video in videos for a, b in zip(video.times, video.times[1:], strict=False))
+    steps = sorted(b - a for video in videos for a, b in pairwise(video.times))
     return 1 / steps[len(steps) // 2] if steps else Fraction(0)
 
 

@@ -42,7 +42,8 @@ from drivesim.scene import KEYFRAME_FPS, to_model
 from drivesim.signals import Stop
 from drivesim.weights import sha256, write_atomic
 
-PAST = ("keep", "weights", "size", "precision", "device", "version")  # what a branch has from its run
+STATES = 2  # of what windows leave to the next: since 2 those of the upsampler fade into each other
+PAST = ("keep", "weights", "size", "precision", "device", "version", "states")  # what a branch has from its run
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,6 +137,7 @@ def prepare(
         "precision": stack.precision,
         "device": torch.device(stack.device).type,
         "version": __version__,
+        "states": STATES,
     }
     if branch is not None:
         _check_past(branch, fixed, chosen.plan)
@@ -241,9 +243,6 @@ def _run(rollout: Rollout, out: Path, record: Record, title: str, stop: Stop) ->
     begin, state = journal.resume()
     if branch is not None and begin < branch.window:
         raise Mistake("is no longer what it was when this branch was planned", where=branch.run, mend=f"remove {out}")
-    if "upsample.known" in state:
-        mend = "start anew in another --out"
-        raise Mistake("was begun when windows of the upsampler did not fade into each other", where=out, mend=mend)
     if begin:
         record.resumed_at.append(begin)
     video_file, front = out / "video.mp4", out / "segments" / "opening.mp4"

@@ -43,6 +43,11 @@ def named(out: Path, step: int) -> Path:
     return out / FOLDER / f"step-{step:08d}.ckpt"
 
 
+def steps_in(file: Path) -> int:
+    """How many steps a checkpoint has behind it, so that the loader can go on behind them."""
+    return int(file.stem.removeprefix("step-"))
+
+
 def hash_file(file: Path) -> Path:
     return file.with_name(f"{file.name}.sha256")
 
@@ -58,10 +63,10 @@ def save(content: Mapping[str, Any], file: Path) -> None:
             sink = _Hashed(out)
             try:
                 torch.save(content, sink)  # type: ignore[arg-type]  # a sink is all that it asks for
-            except Exception:
-                if sink.problem is not None:  # of which torch's own words are "unexpected pos"
-                    raise sink.problem from None
-                raise
+            except RuntimeError:  # torch's own words of a full disk are "unexpected pos"
+                if sink.problem is None:
+                    raise
+                raise sink.problem from None
         hash_file(file).unlink(missing_ok=True)  # of the file that is replaced: a wrong hash is worse than none
     if file.stat().st_size != sink.size or _read_back(file) != sink.digest.hexdigest():
         file.unlink()
@@ -82,7 +87,7 @@ def remove(file: Path) -> None:
         hash_file(file).unlink(missing_ok=True)
 
 
-def newest(out: Path, tell: Callable[[str], None]) -> Path:
+def latest(out: Path, tell: Callable[[str], None] = lambda line: None) -> Path:
     """The newest checkpoint of a run that is whole; ``tell`` hears of each that is passed over, and why.
 
     Raises:

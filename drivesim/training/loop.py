@@ -168,7 +168,7 @@ def train(
     name: str,
     out: Path,
     device: str,
-    resume: bool,
+    begin: Path | None = None,
     clip: Callable[[int], str] | None = None,
 ) -> None:
     """Fits ``stage``; afterwards it holds the averaged weights.
@@ -176,17 +176,17 @@ def train(
     Writes ``checkpoints/step-*.ckpt``, ``metrics.csv``, TensorBoard's events and ``samples/`` under ``out``.
 
     Args:
-        resume: go on from the newest checkpoint that is whole.
+        begin: the checkpoint to go on from; None begins anew.
         clip: the clip that a sample is of, to be named when something is wrong with it.
 
     Raises:
-        Mistake: nothing to resume from, too little memory, a file that cannot be written, or values that are not finite
+        Mistake: too little memory, a file that cannot be written, or values that are not finite
             (see ``BadSteps``).
         Interrupted: SIGTERM, SIGUSR1 or Ctrl-C, after the step that it came into and its checkpoint, or at once when
-            asked twice; ``resume`` goes on.
+            asked twice.
     """
-    loop, begin = stage.loop, latest(out) if resume else None
-    if begin is not None and steps_in(begin) >= loop.steps:  # only the weight file is missing
+    loop = stage.loop
+    if begin is not None and checkpoints.steps_in(begin) >= loop.steps:  # only the weight file is missing
         content = checkpoints.read(begin)
         stage.on_load_checkpoint(content)
         stage.load_state_dict(content["state_dict"])  # the averaged ones: Lightning keeps the others beside them
@@ -270,17 +270,3 @@ def quiet() -> Iterator[None]:
             threading.excepthook = before
             for logger, level in zip(loggers, levels, strict=True):
                 logger.setLevel(level)
-
-
-def latest(out: Path, tell: Callable[[str], None] = lambda line: None) -> Path:
-    """The newest checkpoint of a run that is whole; ``tell`` hears of each that is not.
-
-    Raises:
-        Mistake: there is none.
-    """
-    return checkpoints.newest(out, tell)
-
-
-def steps_in(checkpoint: Path) -> int:
-    """How many steps a checkpoint has behind it, so that the loader can go on behind them."""
-    return int(checkpoints.read(checkpoint)["drivesim"]["steps_done"])

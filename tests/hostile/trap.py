@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +81,7 @@ def trap(folder: Path) -> Iterator[Trap]:
     inside, outside = folder / "inside", folder / "outside"
     inside.mkdir()
     outside.mkdir()
-    write(outside / "secret.mp4", 20, 10)  # type: ignore[arg-type]
+    write(outside / "secret.mp4", 20, Fraction(10))
     (outside / "secret.json").write_text('{"secret": 1}')
     (outside / "secret.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     server = socket.socket()

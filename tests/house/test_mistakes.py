@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from fractions import Fraction
 from itertools import permutations
 from pathlib import Path
 
@@ -139,7 +140,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / name).write_text(content)
     (folder / "empty").mkdir()
     for name in ("clips", "made"):
-        with video.Writer(folder / name / "a.mp4", (32, 64), 10) as writer:  # type: ignore[arg-type]
+        with video.Writer(folder / name / "a.mp4", (32, 64), Fraction(10)) as writer:
             writer.write(np.zeros((10, 32, 64, 3), np.uint8))
     return folder
 

@@ -24,7 +24,7 @@ from drivesim.jobs import encode, evaluate, index, train
 from drivesim.metrics import store
 from drivesim.training import checkpoints
 from drivesim.training.callbacks import rows
-from drivesim.training.loop import latest, steps_in
+from drivesim.training.checkpoints import latest, steps_in
 
 RECIPE = "name: micro\nkind: world\nclips: 4\nseconds: 8\nfps: 15/8\nsize: [32, 64]\nval: 0.25\n"
 SMALL = [

@@ -69,7 +69,7 @@ def check(stage: str, parents: list[str], out: Path) -> Path:
     built = build(config.load(kind, None, more), 0)
     batch = next(iter(built.data.train_dataloader()))
     assert batch["video" if stage in FRAMES else "moments"].shape[-2:] == (SIZE if stage in FRAMES else (64, 128))
-    loop.train(built.stage, Repeated(batch), stage, out / f"{stage}-again", "cpu", False)
+    loop.train(built.stage, Repeated(batch), stage, out / f"{stage}-again", "cpu")
     first, last = losses(out / f"{stage}-again")
     assert last < first
     return file

@@ -28,7 +28,7 @@ FPS, SIZE, FRAMES = Fraction(15), (64, 128), 60
 class Bright:
     """Finds bright rectangles; all of them are cars."""
 
-    name, sha, classes = "bright", "0" * 64, frozenset({"car"})
+    name, sha, classes, threshold = "bright", "0" * 64, frozenset({"car"}), 0.5
 
     def __init__(self):
         self.looked = 0
@@ -246,7 +246,7 @@ def test_boxes_that_are_all_too_small_give_no_score(tmp_path, runs):
     [
         (Settings(detector="detector-v1"), "--detector: has no meaning without --boxes"),
         (Settings(boxes=True, detector="yolo"), "no detector 'yolo'"),
-        (Settings(boxes=True, detector="nowhere.onnx"), "nowhere.onnx: cannot be read: No such file"),
+        (Settings(boxes=True, detector="nowhere.onnx"), "nowhere.onnx: no such file"),
     ],
 )
 def test_mistakes_of_the_command(settings, says, runs):

@@ -26,7 +26,7 @@ def test_the_codebook_is_trained(tmp_path: Path) -> None:
             return float((stage.model.decode(stage.model.encode(x)[:, :4]) - x).abs().mean())
 
     start = error()
-    train(stage, memory, "autoencoder", tmp_path, "cpu", False)
+    train(stage, memory, "autoencoder", tmp_path, "cpu")
     assert error() < 0.95 * start
     moved = (stage.model.quantize.embedding.weight.detach() - before).abs().amax(dim=1)
     assert (moved > 1e-4).sum() >= 2

@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from drivesim.errors import Interrupted, Mistake
 from drivesim.training.autoencoder import AutoencoderStage, latent_statistics
 from drivesim.training.callbacks import Progress
+from drivesim.training.checkpoints import latest, steps_in
 from drivesim.training.decoder import DecoderStage
 from drivesim.training.diffusion import TemporalStage
-from drivesim.training.loop import Stage, latest, steps_in, train
+from drivesim.training.loop import Stage, train
 
 from .tiny import LOOP, Memory, loop, stage
 
@@ -28,7 +29,7 @@ def fit(name: str, out: Path, *, start: int = 0, repeat: bool = False, resume: b
     """Trains a tiny stage; ``more`` goes into its loop."""
     adversary = {key: more.pop(key) for key in list(more) if key.startswith("adversarial")}
     made = stage(name, loop(**more), **adversary)
-    train(made, Memory(name, made.loop, start, repeat), name, out, "cpu", resume)
+    train(made, Memory(name, made.loop, start, repeat), name, out, "cpu", latest(out) if resume else None)
     return made
 
 
@@ -81,7 +82,7 @@ def test_averages_are_what_remains(tmp_path: Path) -> None:
     """PyTorch's average starts at the weights after the first step."""
     made = stage("autoencoder", loop(steps=4, ema=0.5))
     made.__class__ = Noted
-    train(made, Memory("autoencoder", made.loop), "autoencoder", tmp_path, "cpu", False)
+    train(made, Memory("autoencoder", made.loop), "autoencoder", tmp_path, "cpu")
     last = torch.load(latest(tmp_path), weights_only=True)["current_model_state"]
     history = [*made.__dict__["history"][1:], [last[f"model.{name}"] for name, _ in made.model.named_parameters()]]
     wanted = history[0]
@@ -141,7 +142,7 @@ def test_a_resumed_run_takes_the_batches_that_are_left(tmp_path: Path) -> None:
     latest(tmp_path).unlink()
     made = stage("image", loop(steps=6, checkpoint_every=4))
     data = Memory("image", made.loop, start_step=4)
-    train(made, data, "image", tmp_path, "cpu", resume=True)
+    train(made, data, "image", tmp_path, "cpu", latest(tmp_path))
     assert data.asked == [8, 9, 10, 11]
 
 
@@ -159,7 +160,7 @@ def test_ctrl_c_is_an_interruption(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     before = signal.getsignal(signal.SIGINT)
     try:
         with pytest.raises(Interrupted, match="stopped at step 0; nothing is kept"):
-            train(made, Memory("image", LOOP), "image", tmp_path, "cpu", False)
+            train(made, Memory("image", LOOP), "image", tmp_path, "cpu")
     finally:
         signal.signal(signal.SIGINT, before)
 

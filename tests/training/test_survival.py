@@ -9,7 +9,8 @@ import random
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,8 @@ from drivesim import weights
 from drivesim.errors import Interrupted, Mistake
 from drivesim.training import checkpoints
 from drivesim.training.callbacks import rows
-from drivesim.training.loop import Stage, latest, steps_in, train
+from drivesim.training.checkpoints import latest, steps_in
+from drivesim.training.loop import Stage, train
 
 from .tiny import Memory, loop, stage
 
@@ -38,7 +40,15 @@ def fit(
     if change is not None:
         change(made)
     start = steps_in(latest(out)) if resume else 0
-    train(made, Memory(name, made.loop, start), name, out, "cpu", resume, lambda n: f"clip-{n}.mp4")
+    train(
+        made,
+        Memory(name, made.loop, start),
+        name,
+        out,
+        "cpu",
+        latest(out) if resume else None,
+        lambda n: f"clip-{n}.mp4",
+    )
     return made
 
 
@@ -329,16 +339,25 @@ def asked(number: int, times: int = 1) -> Callable[[Stage], None]:
     return bad({5}, send)
 
 
+@contextmanager
+def heeded(number: signal.Signals) -> Iterator[None]:
+    """As in a process of its own: a shell that started the tests behind its back has them ignore Ctrl-C."""
+    before = signal.signal(number, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
 def test_a_signal_waits_for_the_end_of_the_step(
     whole: tuple[Path, Stage], tmp_path: Path, number: signal.Signals, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    if signal.getsignal(number) is signal.SIG_IGN:  # as of a shell that started the tests behind its back
-        pytest.skip(f"{number.name} is ignored here")
-    before = signal.getsignal(number)
-    with pytest.raises(Interrupted, match="stopped at step 5; the same command with --resume goes on"):
-        fit("image", tmp_path, change=asked(number))
-    assert signal.getsignal(number) == before
+    with heeded(number):
+        before = signal.getsignal(number)
+        with pytest.raises(Interrupted, match="stopped at step 5; the same command with --resume goes on"):
+            fit("image", tmp_path, change=asked(number))
+        assert signal.getsignal(number) == before
     assert f"{number.name}: stops after this step; a second signal stops at once" in capfd.readouterr().err
     assert steps_in(latest(tmp_path)) == 5
     assert same(fit("image", tmp_path, resume=True), whole[1])

@@ -69,7 +69,7 @@ class Repeated(pl.LightningDataModule):
 def test_one_repeated_batch_makes_the_loss_fall(name: str, tmp_path: Path) -> None:
     made = stage(name, replace(LOOP, steps=40))
     before = {key: value.clone() for key, value in made.state_dict().items()}
-    train(made, Repeated(batch(name, [0, 1]), 40), name, tmp_path, "cpu", False)
+    train(made, Repeated(batch(name, [0, 1]), 40), name, tmp_path, "cpu")
     with open(tmp_path / "metrics.csv", newline="") as opened:
         losses = [float(row["loss"]) for row in csv.DictReader(opened)]
     assert losses[-1] < 0.9 * losses[0]
