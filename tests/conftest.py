@@ -84,10 +84,10 @@ class Obstacle:
 
     def put(self, code: int, pattern: str, disk: Path | None = None) -> None:
         def check(path: object) -> None:
-            if isinstance(path, str | os.PathLike) and fnmatch.fnmatch(Path(path).name, pattern):
+            if isinstance(path, str | bytes | os.PathLike) and fnmatch.fnmatch(Path(os.fsdecode(path)).name, pattern):
                 self.met = True
                 if disk is None:
-                    raise OSError(code, os.strerror(code), str(path))
+                    raise OSError(code, os.strerror(code), os.fsdecode(path))
                 self.fill(disk)
 
         def opened(path: object, mode: str = "r", *args: object, **kwargs: object) -> object:

@@ -98,6 +98,11 @@ def _target(stage: str, out: Path) -> Path:
     return out / "weights" / f"{stage}.safetensors"
 
 
+def _holds(target: Path, steps: int) -> bool:
+    """Whether the weights of so many steps are there; those of a run that was shorter then are none."""
+    return target.is_file() and weights.header(target).train.get("steps") == steps
+
+
 def _train(
     stage: str,
     settings: Any,
@@ -120,8 +125,8 @@ def _train(
         newest = checkpoints.latest(out, print)
         begin = checkpoints.steps_in(newest)
         _same_configuration(settings, out)
-        if begin >= settings.loop.steps and target.is_file():
-            return target  # nothing is left to train, and the weights are there
+        if begin >= settings.loop.steps and _holds(target, begin):
+            return target  # nothing is left to train
 
     def built_anew() -> Built:
         # initial weights alone are torch's; order and noise have keys of their own

@@ -26,7 +26,7 @@ from drivesim.training import checkpoints
 from drivesim.training.callbacks import rows
 from drivesim.training.checkpoints import latest, steps_in
 
-RECIPE = "name: micro\nkind: world\nclips: 4\nseconds: 8\nfps: 15/8\nsize: [32, 64]\nval: 0.25\n"
+RECIPE = "name: micro\nkind: world\nclips: 4\nseconds: 9\nfps: 15/8\nsize: [32, 64]\nval: 0.25\n"
 SMALL = [
     *("size=[32,64]", "fps=15/8", "statistics=8", "model.channels=[8,8,8]", "model.blocks=1", "model.attention=false"),
     *("model.groups=4", "loss.perceptual=0", "loss.adversarial=0", "loop.batch=2", "loop.ema=0.5"),
@@ -54,6 +54,7 @@ QUICK = [
     (errno.ENOSPC, ".step-*.ckpt.[0-9]*.part"),
     (errno.EACCES, ".step-*.sha256.*.part"),
     (errno.EROFS, "metrics.csv"),
+    (errno.EACCES, ".autoencoder.safetensors.*.part"),
 ]
 ALL = [
     pytest.param(code, file, marks=[] if (code, file) in QUICK else pytest.mark.slow)
@@ -107,7 +108,10 @@ def test_every_write_of_a_training(
         trained(world, run, 8, resume=True)
     obstacle.remove()
     assert obstacle.met and len(str(told.value).splitlines()) == 1
-    assert str(told.value).endswith(f"{FILES[file]}: cannot be written: {KINDS[code]}")
+    assert str(told.value).endswith(f": cannot be written: {KINDS[code]}")
+    what = next(part for part in str(told.value).split(": ") if part.startswith(str(run)))
+    # what is appended to may still have room in its last page, and the next file is the first that has none
+    assert what.endswith(FILES[file]) or code == errno.ENOSPC and not file.endswith(".part")
     (small_disk / "filler").unlink(missing_ok=True)
     assert steps_in(latest(run, pytest.fail)) >= 4
     assert all(checkpoints.flaw(each) is None for each in (run / "checkpoints").glob("*.ckpt"))
