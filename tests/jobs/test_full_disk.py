@@ -111,7 +111,7 @@ def test_every_write_of_a_training(
     assert str(told.value).endswith(f": cannot be written: {KINDS[code]}")
     what = next(part for part in str(told.value).split(": ") if part.startswith(str(run)))
     # what is appended to may still have room in its last page, and the next file is the first that has none
-    assert what.endswith(FILES[file]) or code == errno.ENOSPC and not file.endswith(".part")
+    assert what.endswith(FILES[file]) or (code == errno.ENOSPC and not file.endswith(".part"))
     (small_disk / "filler").unlink(missing_ok=True)
     assert steps_in(latest(run, pytest.fail)) >= 4
     assert all(checkpoints.flaw(each) is None for each in (run / "checkpoints").glob("*.ckpt"))
