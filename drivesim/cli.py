@@ -518,7 +518,7 @@ def _scenario(args: argparse.Namespace) -> None:
 
 
 def _weights_options(parser: Parser) -> None:
-    parser.add_argument("--out", type=Path, metavar="FILE", help="convert: the safetensors that are written")
+    parser.add_argument("--out", type=Path, metavar="PLACE", help="convert: the file, or folder, that is written")
 
 
 def _weights(args: argparse.Namespace) -> None:
@@ -586,8 +586,8 @@ COMMANDS = {
         _scenario,
     ),
     "weights": Command(
-        "check FILE|FOLDER  or  convert FILE --out FILE.safetensors",
-        "say what weights are and whether they fit, public ones too; make safetensors of a pickle",
+        "check FILE|FOLDER  or  convert FILE --out FILE.safetensors  or  convert PIPELINE --out DIR",
+        "say what weights are and whether they fit; make safetensors of a pickle, weights of a public pipeline",
         "drivesim weights check stable-diffusion-2-1/unet",
         _weights_options,
         _weights,

@@ -23,15 +23,17 @@ VIDEO_FPS = Fraction(30)
 
 @dataclass(frozen=True)
 class Labels:
-    """The paper's two labels of a clip [E.1]; ``None`` is unknown and trains as dropped.
+    """What a clip is called: the paper's two labels [E.1], or words. ``None`` is unknown and trains as dropped.
 
     Args:
         night: true at night, false by day.
         cars: how many cars, trucks, buses and trailers a frame shows.
+        prompt: what it shows, for models that are told words instead of labels.
     """
 
     night: bool | None = None
     cars: Annotated[int, Ge(0)] | None = None
+    prompt: str | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -242,6 +244,7 @@ class Condition:
 
     Args:
         tokens: ``B L D`` for the cross-attention (labels, text, boxes), ``mask`` ``B L`` bool with True = attend.
+        temporal_tokens: ``B L D`` for that of the temporal layers; None: they see ``tokens``, too.
         planes: ``B T P h w``, rasterised boxes. ``box_tokens`` ``B T L D``: boxes as tokens, frame by frame, and
             ``box_mask`` ``B T L``.
         context: ``B T C h w`` latents, ``context_mask`` ``B T`` (1 = given), ``context_level`` ``B T`` (noise added to
@@ -254,6 +257,7 @@ class Condition:
 
     tokens: Tensor | None = None
     mask: Tensor | None = None
+    temporal_tokens: Tensor | None = None
     planes: Tensor | None = None
     box_tokens: Tensor | None = None
     box_mask: Tensor | None = None
@@ -281,7 +285,7 @@ class Condition:
         return replace(self, context=None, context_mask=None, context_level=None, given=None)
 
     def without_labels(self) -> "Condition":
-        return replace(self, tokens=None, mask=None)
+        return replace(self, tokens=None, mask=None, temporal_tokens=None)
 
     def without_boxes(self) -> "Condition":
         return replace(self, planes=None, box_tokens=None, box_mask=None)

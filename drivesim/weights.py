@@ -302,23 +302,26 @@ def compare(wanted: Mapping[str, Shape], found: Mapping[str, Shape], where: obje
             raise Mistake(f"tensors {kind}: {', '.join(names[:3])}{more}", where=where)
 
 
-def public(folder: str | Path) -> list[Path]:
+def public(folder: str | Path, stem: str = PUBLIC) -> list[Path]:
     """The safetensors of a folder in the diffusers layout: one file or its shards, in full or half precision.
+
+    Args:
+        stem: of their names; transformers' is ``model``.
 
     Raises:
         Mistake: there are none, only pickles, or a shard that the index names is missing.
     """
     folder = Path(folder)
-    for name in (f"{PUBLIC}.safetensors", f"{PUBLIC}.fp16.safetensors"):
+    for name in (f"{stem}.safetensors", f"{stem}.fp16.safetensors"):
         if (folder / name).is_file():
             return [folder / name]
-    for name in (f"{PUBLIC}.safetensors.index.json", f"{PUBLIC}.safetensors.index.fp16.json"):
+    for name in (f"{stem}.safetensors.index.json", f"{stem}.safetensors.index.fp16.json"):
         if (folder / name).is_file():
             return _shards(folder / name)
     pickles = sorted(file for file in folder.glob("*") if file.suffix in PICKLES)
     if pickles:
-        refuse_pickle(pickles[0], folder / f"{PUBLIC}.safetensors")
-    raise Mistake(f"holds no {PUBLIC}.safetensors", where=folder, mend="a folder in the diffusers layout is expected")
+        refuse_pickle(pickles[0], folder / f"{stem}.safetensors")
+    raise Mistake(f"holds no {stem}.safetensors", where=folder, mend="a folder in the diffusers layout is expected")
 
 
 def refuse_pickle(file: Path, out: Path | None = None) -> NoReturn:
@@ -341,15 +344,15 @@ def _shards(index: Path) -> list[Path]:
     return [index.parent / name for name in names]
 
 
-def settings(folder: str | Path) -> dict[str, Any]:
-    """The ``config.json`` of a folder in the diffusers layout.
+def settings(folder: str | Path, name: str = "config.json") -> dict[str, Any]:
+    """The ``config.json`` of a folder in the diffusers layout, or the file that is its like there.
 
     Raises:
         Mistake: it is not there, or not a mapping.
     """
-    file = Path(folder) / "config.json"
+    file = Path(folder) / name
     if not file.is_file():
-        raise Mistake("no config.json beside the weights: what they are cannot be told", where=folder)
+        raise Mistake(f"no {name} beside the weights: what they are cannot be told", where=folder)
     return _json(file)
 
 

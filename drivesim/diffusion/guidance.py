@@ -49,6 +49,7 @@ class Guidance:
         denoiser: ``(x, level, condition) -> x0``.
         context, labels, boxes: a ``Scale``, or a number for every level. What the condition lacks is left out.
         null_tokens: ``L D``, the tokens that mean "labels dropped"; None: dropped labels are ``tokens = None``.
+        null_temporal: the same of ``temporal_tokens``, where these are another encoder's.
         batched: branches of one form run in one call, along B; otherwise one after another, which takes less memory.
     """
 
@@ -60,9 +61,11 @@ class Guidance:
         labels: Scale | float = 1.0,
         boxes: Scale | float = 1.0,
         null_tokens: Tensor | None = None,
+        null_temporal: Tensor | None = None,
         batched: bool = False,
     ):
-        self.denoiser, self.null_tokens, self.batched = denoiser, null_tokens, batched
+        self.denoiser, self.batched = denoiser, batched
+        self.null_tokens, self.null_temporal = null_tokens, null_tokens if null_temporal is None else null_temporal
         self.context, self.labels, self.boxes = (
             scale if isinstance(scale, Scale) else Scale(scale) for scale in (context, labels, boxes)
         )
@@ -100,7 +103,10 @@ class Guidance:
             return condition.without_labels()
         tokens = repeat(self.null_tokens.to(condition.tokens), "l d -> b l d", b=len(condition.tokens))
         mask = None if condition.mask is None else torch.ones_like(tokens[..., 0], dtype=torch.bool)
-        return replace(condition, tokens=tokens, mask=mask)
+        temporal = condition.temporal_tokens
+        if temporal is not None and self.null_temporal is not None:
+            temporal = repeat(self.null_temporal.to(temporal), "l d -> b l d", b=len(temporal))
+        return replace(condition, tokens=tokens, mask=mask, temporal_tokens=temporal)
 
     def _run(self, x: Tensor, level: Level, conditions: list[Condition]) -> list[Tensor]:
         if not self.batched:

@@ -1,4 +1,5 @@
-"""``drivesim weights check | convert``: what a file or folder is and whether it fits; a pickle to safetensors.
+"""``drivesim weights check | convert``: what a file or folder is and whether it fits; a pickle to safetensors, a
+pipeline in the diffusers layout to a folder of weights.
 
 Checking builds the model on the meta device and reads the headers of the files: any size, in seconds.
 """
@@ -11,6 +12,7 @@ from torch import nn
 
 from drivesim import pickled, weights
 from drivesim.errors import Mistake, nearest
+from drivesim.jobs import backbone
 from drivesim.models import pretrained
 from drivesim.models.autoencoder import Autoencoder, config_of
 from drivesim.models.temporal import TemporalLayers
@@ -31,8 +33,11 @@ def run(action: str, path: Path, out: Path | None = None) -> list[str]:
     if not path.exists():
         raise Mistake("no such file or folder", where=path)
     if (out is not None) != (action == "convert"):
-        raise Mistake("'convert' takes --out FILE.safetensors, 'check' does not", where="weights")
-    lines = check(path) if out is None else [convert(path, out)]
+        raise Mistake("'convert' takes --out, 'check' does not", where="weights")
+    if out is not None and path.is_dir():
+        lines = backbone.convert(path, out)
+    else:
+        lines = check(path) if out is None else [convert(path, out)]
     print("\n".join(lines))
     return lines
 
@@ -61,7 +66,7 @@ def convert(file: Path, out: Path) -> str:
     if out.suffix != ".safetensors" or out.exists():
         what = "is there already" if out.exists() else "must end in .safetensors"
         raise Mistake(what, where=out, mend="choose another --out")
-    if file.is_dir() or file.suffix == ".safetensors":
+    if file.suffix == ".safetensors":
         raise Mistake("a pickle is expected (.bin, .ckpt, .pt, .pth)", where=file)
     tensors = pickled.read(file)
     inside = {n.removeprefix("state_dict."): t for n, t in tensors.items() if n.startswith("state_dict.")}

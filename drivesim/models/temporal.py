@@ -428,7 +428,8 @@ class TemporalLayers(nn.Module):
         """``b L D`` and mask for the temporal cross-attention."""
         config = self.config
         if config.cross is None or not config.told:
-            return condition.tokens, condition.mask
+            own = condition.temporal_tokens
+            return (condition.tokens, condition.mask) if own is None else (own, None)
         parts = []
         if "rate" in config.told:
             if condition.fps is None:

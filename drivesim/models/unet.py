@@ -30,6 +30,7 @@ class UNetConfig:
     attention: which levels have spatial transformers; the middle has one if any level has.
     head_channels: channels of an attention head; ``heads``, where given, fixes their number instead (SD 1.x: 8).
     cross: width of the tokens in cross-attention, None for a model without.
+    text: those tokens are a text encoder's, which lies beside the model; else they are of labels, and the model's own.
     depth: transformer blocks at each place.
     linear: the transformer's projections are linear (SD 2.x) instead of 1x1 convolutions.
     groups: of the group norms.
@@ -57,6 +58,7 @@ class UNetConfig:
     head_channels: int = 32
     heads: int | None = None
     cross: int | None = 256
+    text: bool = False
     depth: int = 1
     linear: bool = False
     groups: int = 32
@@ -74,6 +76,8 @@ class UNetConfig:
         for name in ("attention", "only_cross"):
             if getattr(self, name) and len(getattr(self, name)) != len(self.channels):
                 raise ValueError(f"{name} has {len(getattr(self, name))} levels, channels {len(self.channels)}")
+        if self.text and self.cross is None:
+            raise ValueError("text needs cross-attention that sees it: cross is its width")
         if any(self.only_cross) and self.cross is None:
             raise ValueError("only_cross needs tokens to look at: cross is their width")
         if self.patch < 1:

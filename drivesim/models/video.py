@@ -82,7 +82,7 @@ class ImageModel(nn.Module):
     def __init__(self, config: UNetConfig):
         super().__init__()
         self.unet = UNet(config)
-        self.labels = LabelTokens(config.cross) if config.cross else None
+        self.labels = LabelTokens(config.cross) if config.cross and not config.text else None
         self.boxes = BoxTokens(config.cross, config.box_tokens) if config.cross and config.box_tokens else None
 
     @property
@@ -96,6 +96,20 @@ class ImageModel(nn.Module):
         drawn = planes(boxes, *cells) if "boxes" in self.unet.config.joined else None
         tokens, mask = (None, None) if self.boxes is None else self.boxes(boxes)
         return replace(condition, planes=drawn, box_tokens=tokens, box_mask=mask)
+
+
+class WholeModel(nn.Module):
+    """An image model and temporal layers that were trained together and lie in one file, whose header's configuration is
+    ``{"model": ..., "temporal": ...}``: the text model's interpolation [H.2]."""
+
+    def __init__(self, model: UNetConfig, temporal: TemporalConfig):
+        super().__init__()
+        self.image = ImageModel(model)
+        self.temporal = TemporalLayers(temporal, self.image.unet)
+
+    @property
+    def network(self) -> VideoUNet:
+        return VideoUNet(self.image.unet, self.temporal)
 
 
 def unet_config(values: dict[str, Any]) -> UNetConfig:

@@ -119,7 +119,8 @@ class Scenario:
         opening = config.plain(replace(self.opening, clip=clip_id or None))
         for name in ("keep", "labels", "format", "fps"):  # of these the noise knows nothing
             del opening[name]
-        return config.digest({"opening": opening, "labels": config.plain(self.told)})
+        told = {name: value for name, value in config.plain(self.told).items() if name != "prompt" or value is not None}
+        return config.digest({"opening": opening, "labels": told})
 
 
 def load(file: str | Path) -> Scenario:

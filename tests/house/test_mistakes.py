@@ -104,7 +104,7 @@ MISTAKES = (
     ("compare --tally empty --seed 0", "--seed has no meaning with --tally", "--tally DIR [VOTES ...]"),
     ("scenario convert s.yaml", "--format: is missing: convert needs it", "one of bdd100k"),
     ("scenario check s.yaml --format coco", "--format: belongs to convert, not to check", "leave it out"),
-    ("weights convert p.ckpt", "weights: 'convert' takes --out FILE.safetensors", "'check' does not"),
+    ("weights convert p.ckpt", "weights: 'convert' takes --out", "'check' does not"),
     ("doctor now", "doctor: unexpected argument 'now'", "expected: drivesim doctor"),
 )  # fmt: skip
 FILES = {

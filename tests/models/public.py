@@ -1,6 +1,10 @@
 """The public models' ``config.json`` values, and small ones of the same make, for the tests of several files."""
 
+import json
+from pathlib import Path
 from typing import Any
+
+import torch
 
 SD1: dict[str, Any] = {
     "_class_name": "UNet2DConditionModel",
@@ -160,3 +164,60 @@ def theirs(values: dict[str, Any]) -> Any:
             if name.endswith("mix_factor"):  # not where it starts: a sign that is turned must show
                 parameter.data.uniform_(-2.0, 2.0)
     return model.requires_grad_(False)
+
+
+# --- a pipeline of five folders, as Stable Diffusion's is published ---------------------------------------------------
+
+LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789.,'-"
+
+
+def tokenizer(folder: Path) -> None:
+    """CLIP's, of letters alone: a word of n letters is n tokens, the last of which ends it."""
+    folder.mkdir(parents=True)
+    words = [*LETTERS, *(f"{letter}</w>" for letter in LETTERS), "<|startoftext|>", "<|endoftext|>"]
+    (folder / "vocab.json").write_text(json.dumps({word: n for n, word in enumerate(words)}))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    about = {"model_max_length": 77, "pad_token": "<|endoftext|>", "tokenizer_class": "CLIPTokenizer"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(about))
+
+
+def text_encoder(width: int = 16) -> Any:
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=2 * len(LETTERS) + 2, hidden_size=width, intermediate_size=2 * width, num_hidden_layers=2,
+            num_attention_heads=2, bos_token_id=2 * len(LETTERS), eos_token_id=2 * len(LETTERS) + 1,
+        )
+    ).eval()  # fmt: skip
+
+
+def pipeline(folder: Path, seed: int = 0, width: int = 16) -> Any:
+    """Random weights of every part in ``folder``, in the real layout; diffusers' own pipeline is returned."""
+    from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+    from transformers import CLIPTokenizer
+
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        tokenizer(folder / "tokenizer")
+        unet = UNet2DConditionModel(
+            sample_size=8, block_out_channels=(16, 32), layers_per_block=1, cross_attention_dim=width,
+            attention_head_dim=2, norm_num_groups=8,
+            down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+            up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        )  # fmt: skip
+        vae = AutoencoderKL(
+            block_out_channels=(8, 8, 8, 16), layers_per_block=1, norm_num_groups=4, latent_channels=4,
+            down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
+        )  # fmt: skip
+        pipe = StableDiffusionPipeline(
+            vae=vae, text_encoder=text_encoder(width), unet=unet,
+            tokenizer=CLIPTokenizer.from_pretrained(str(folder / "tokenizer"), local_files_only=True),
+            scheduler=DDIMScheduler(
+                beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, steps_offset=1,
+                set_alpha_to_one=True,
+            ),
+            safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+        )  # fmt: skip
+    pipe.save_pretrained(folder)
+    return pipe

@@ -1,0 +1,152 @@
+"""Words as Stable Diffusion is told them: CLIP's tokenizer and text encoder, from a folder in the public layout.
+
+The networks are transformers' (the extra ``[text]``, imported in functions alone); what lies in the folder is read
+here: ``config.json``, safetensors, and the tokenizer's ``vocab.json`` and ``merges.txt``. Nothing is downloaded or run.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from drivesim import weights
+from drivesim.errors import Mistake
+
+FOLDER = "text"  # beside the weights that were trained with it
+TOKENIZER = ("vocab.json", "merges.txt")
+FURTHER = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+STEM = "model"
+SHAPE = {  # of CLIP's text encoder; what else its config.json says changes nothing in evaluation
+    "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+    "max_position_embeddings", "hidden_act", "layer_norm_eps", "projection_dim",
+    "bos_token_id", "eos_token_id", "pad_token_id",
+}  # fmt: skip
+
+
+class TextEncoder(nn.Module):
+    """Prompts to tokens for the cross-attention: CLIP's last hidden states behind its final norm.
+
+    ``forward(ids B L) -> B L D``. Frozen unless it is trained on purpose (personalised backbones).
+
+    Attributes:
+        length: L, tokens of a prompt, padding included. width: D.
+    """
+
+    def __init__(self, network: nn.Module, tokenizer: Any, where: Path):
+        super().__init__()
+        self.network, self.where = network, where
+        self.tokenizer: Any = tokenizer
+        config: Any = network.config
+        self.length, self.width = int(config.max_position_embeddings), int(config.hidden_size)
+        self._known: dict[str, Tensor] = {}
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "TextEncoder":
+        """From a folder that holds both network and tokenizer, or a pipeline's ``text_encoder`` and ``tokenizer``.
+
+        Raises:
+            Mistake: transformers is not installed, a file is missing, or is not CLIP's.
+        """
+        network, tokenizer = places(Path(folder))
+        try:
+            from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+        except ImportError:
+            mend = "pip install 'drivesim[text]'"
+            raise Mistake("words need transformers, which is not installed", where=folder, mend=mend) from None
+        values = weights.settings(network)
+        found = values.get("architectures") or ["unnamed"]
+        if found[0] not in ("CLIPTextModel", "CLIPTextModelWithProjection"):
+            raise Mistake(f"the text encoder '{found[0]}' is not read", where=network, mend="known: CLIPTextModel")
+        try:
+            model = CLIPTextModel(CLIPTextConfig(**{key: values[key] for key in SHAPE if key in values}))
+        except Exception as problem:  # transformers has errors of its own kinds
+            what = " ".join(str(problem).split())[:120]
+            raise Mistake(f"builds no text encoder ({what})", where=network / "config.json") from None
+        wanted = model.state_dict()
+        tensors = {_own(name): tensor.float() for name, tensor in weights.read(weights.public(network, STEM))}
+        weights.fill(
+            model, {name: tensor for name, tensor in tensors.items() if name in wanted or not _spare(name)}, network
+        )
+        try:
+            words = CLIPTokenizer.from_pretrained(str(tokenizer), local_files_only=True)
+        except (OSError, ValueError, KeyError, TypeError) as problem:
+            raise Mistake(
+                f"is no tokenizer of CLIP ({' '.join(str(problem).split())[:120]})", where=tokenizer
+            ) from None
+        return cls(model.eval().requires_grad_(False), words, network)
+
+    def save(self, folder: Path) -> None:
+        """Network and tokenizer in the public layout, which ``load`` and diffusers' pipelines read."""
+        held = {name: value.detach().cpu() for name, value in self.network.state_dict().items()}
+        folder.mkdir(parents=True, exist_ok=True)
+        source = places(self.where)
+        weights.copy_atomic(source[0] / "config.json", folder / "config.json")
+        weights.save_public(folder / f"{STEM}.safetensors", {f"text_model.{name}": held[name] for name in held})
+        for name in (*TOKENIZER, *FURTHER):
+            if (file := source[1] / name).is_file():
+                weights.copy_atomic(file, folder / name)
+
+    def ids(self, prompts: Sequence[str]) -> Tensor:
+        """``B L`` long, padded.
+
+        Raises:
+            Mistake: a prompt is longer than the encoder reads; it says where it would be cut off.
+        """
+        for prompt in prompts:
+            held = self.tokenizer(prompt, add_special_tokens=False)["input_ids"]
+            if len(held) > self.length - 2:
+                kept = self.tokenizer.decode(held[: self.length - 2])
+                what = f"the prompt has {len(held)} tokens, the text encoder reads {self.length - 2}"
+                raise Mistake(what, field="prompt", mend=f"end it after '...{kept[-40:].strip()}'")
+        found = self.tokenizer(list(prompts), padding="max_length", max_length=self.length, return_tensors="pt")
+        return found["input_ids"]
+
+    def forward(self, ids: Tensor) -> Tensor:
+        device = next(self.network.parameters()).device
+        return self.network(ids.to(device))[0]
+
+    def tokens(self, prompts: Sequence[str]) -> Tensor:
+        """``B L D`` without gradients; every prompt is encoded once, by itself."""
+        for prompt in prompts:
+            if prompt not in self._known:
+                with torch.inference_mode(False), torch.no_grad():
+                    self._known[prompt] = self(self.ids([prompt]))[0]
+        return torch.stack([self._known[prompt] for prompt in prompts])
+
+
+def places(folder: Path) -> tuple[Path, Path]:
+    """The folders of the network and of the tokenizer: ``folder`` itself, or parts of a pipeline.
+
+    Raises:
+        Mistake: a file that must be there is not, by name.
+    """
+    network = folder / "text_encoder" if (folder / "text_encoder").is_dir() else folder
+    beside = network.parent / "tokenizer"
+    tokenizer = beside if network.name == "text_encoder" and beside.is_dir() else network
+    if not (network / "config.json").is_file():
+        what = "holds no text encoder" if folder.is_dir() else "no such folder"
+        raise Mistake(what, where=folder, mend="text_encoder/ and tokenizer/ of the pipeline are needed")
+    for name in TOKENIZER:
+        if not (tokenizer / name).is_file():
+            raise Mistake(f"the tokenizer's {name} is missing", where=tokenizer, mend="copy it from the model's page")
+    return network, tokenizer
+
+
+def identity(folder: Path) -> str:
+    """Of both, as a parent's hash in a weight file's header: of the network's tensors and the tokenizer's files."""
+    from drivesim.config import digest
+
+    network, tokenizer = places(folder)
+    files = [*weights.public(network, STEM), *(tokenizer / name for name in TOKENIZER)]
+    return digest([weights.sha256(file) for file in files])
+
+
+def _own(name: str) -> str:
+    return name.removeprefix("text_model.")
+
+
+def _spare(name: str) -> bool:
+    """Old files keep places, and some a projection that Stable Diffusion does not use."""
+    return name.endswith("position_ids") or name.startswith("text_projection")
