@@ -99,8 +99,10 @@ class ImageModel(nn.Module):
 
 
 class WholeModel(nn.Module):
-    """An image model and temporal layers that were trained together and lie in one file, whose header's configuration is
-    ``{"model": ..., "temporal": ...}``: the text model's interpolation [H.2]."""
+    """An image model and temporal layers that were trained together: the text model's interpolation [H.2].
+
+    They lie in one file, whose header's configuration is ``{"model": ..., "temporal": ...}``.
+    """
 
     def __init__(self, model: UNetConfig, temporal: TemporalConfig):
         super().__init__()
