@@ -221,3 +221,41 @@ def pipeline(folder: Path, seed: int = 0, width: int = 16) -> Any:
         )  # fmt: skip
     pipe.save_pretrained(folder)
     return pipe
+
+
+def upscaler(folder: Path, seed: int = 0, width: int = 16, levels: int = 400) -> Any:
+    """The same of Stable Diffusion's x4 upscaler, with its own schedules and a table of ``levels`` noise levels."""
+    from diffusers import (
+        AutoencoderKL,
+        DDIMScheduler,
+        DDPMScheduler,
+        StableDiffusionUpscalePipeline,
+        UNet2DConditionModel,
+    )
+    from transformers import CLIPTokenizer
+
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        tokenizer(folder / "tokenizer")
+        unet = UNet2DConditionModel(
+            sample_size=16, in_channels=7, block_out_channels=(16, 32), layers_per_block=1, cross_attention_dim=width,
+            attention_head_dim=2, norm_num_groups=8, num_class_embeds=levels, use_linear_projection=True,
+            only_cross_attention=(True, False), down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        )  # fmt: skip
+        vae = AutoencoderKL(
+            block_out_channels=(8, 8, 16), layers_per_block=1, norm_num_groups=4, latent_channels=4,
+            down_block_types=("DownEncoderBlock2D",) * 3, up_block_types=("UpDecoderBlock2D",) * 3,
+            scaling_factor=0.08333,
+        )  # fmt: skip
+        betas = {"beta_start": 1e-4, "beta_end": 0.02, "beta_schedule": "scaled_linear"}
+        pipe = StableDiffusionUpscalePipeline(
+            vae=vae, text_encoder=text_encoder(width), unet=unet,
+            tokenizer=CLIPTokenizer.from_pretrained(str(folder / "tokenizer"), local_files_only=True),
+            low_res_scheduler=DDPMScheduler(**{**betas, "beta_end": 0.03}),  # another: a mix-up must show
+            scheduler=DDIMScheduler(
+                **betas, prediction_type="v_prediction", clip_sample=False, steps_offset=1, set_alpha_to_one=True
+            ),
+        )  # fmt: skip
+    pipe.save_pretrained(folder)
+    return pipe
