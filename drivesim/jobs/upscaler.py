@@ -2,6 +2,7 @@
 which are not those of the frames that it enlarges."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -55,7 +56,7 @@ def check(file: Path, header: weights.Header) -> None:
         raise Mistake(what, where=file, mend=f"an upscaler of {f} times, or an autoencoder of f = {factor}")
 
 
-def whitening(latent: dict[str, list[float]], on: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+def whitening(latent: dict[str, Any], on: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean and deviation as ``C 1 1``."""
     mean, std = (torch.tensor(latent[name], device=on)[:, None, None] for name in ("mean", "std"))
     return mean, std

@@ -102,12 +102,15 @@ class UpsampleConfig:
         sampler: the paper takes ddim, 50 steps, eta 1.
         noise: index in the upsampler's schedule of the noise added to its input; None for three fifths of the largest
             that it learned from: 150 of 250, the paper's for driving.
+            An upscaler of latents takes 30, the paper's for text.
         overlap: frames that neighbouring windows share, where one fades into the other *(open in the paper)*.
         tile: height and width that the network is given at once; None for whole frames.
         tile_overlap: pixels that tiles share at least.
+        guidance: by labels or words; the paper's text-to-video takes ddim, 250 steps, eta 1, and labels 2.
     """
 
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
+    guidance: GuidanceConfig = field(default_factory=GuidanceConfig)
     noise: int | None = None
     overlap: int = 2
     tile: tuple[int, int] | None = None

@@ -7,6 +7,7 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
+from drivesim.diffusion.noise import Schedule
 from drivesim.diffusion.precondition import Denoiser
 from drivesim.scene import Condition, FrameBoxes, Labels
 
@@ -34,8 +35,25 @@ class TemporalDecoder:
 
 
 @dataclass(frozen=True, eq=False)
+class LatentSpace:
+    """Where an upsampler works that makes no pixels.
+
+    Args:
+        f: pixels that a cell is wide; ``channels``: C.
+        encode, decode: ``n 3 H W`` in [-1, 1] to whitened mean latents ``n C h w``, and back.
+        low: the schedule of the noise on what it is shown, which is as large as its latents are.
+    """
+
+    f: int
+    channels: int
+    encode: Callable[[Tensor], Tensor]
+    decode: Callable[[Tensor], Tensor]
+    low: Schedule
+
+
+@dataclass(frozen=True, eq=False)
 class Upsampler:
-    """The upsampler, a denoiser of pixels in [-1, 1].
+    """The upsampler, a denoiser of pixels in [-1, 1], or of latents.
 
     Args:
         denoiser: called with T = ``frames``; 1 for the image upsampler alone.
@@ -45,6 +63,7 @@ class Upsampler:
         unit: sides of what the network is given are multiples of it.
         shared: share of the noise that all frames have in common, as in training.
         known: how many first frames it has learned to be shown without noise.
+        latent: where it works; None: on pixels.
     """
 
     denoiser: Denoiser
@@ -56,6 +75,7 @@ class Upsampler:
     unit: int = 1
     shared: float = 0.0
     known: int = 0
+    latent: LatentSpace | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,17 +1,20 @@
-"""A window of frames four times as high and wide, from the upsampler [§3.4]."""
+"""A window of frames four times as high and wide, from the upsampler [§3.4]: of pixels, or of latents [H.2]."""
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from drivesim.diffusion.lowres import augmented
-from drivesim.diffusion.tiles import Tiled
+from drivesim.diffusion.tiles import Denoise, Tiled, ramp, starts
 from drivesim.rollout.plan import video_frame
 from drivesim.rollout.sample import START, NoiseSource, Told, sample
-from drivesim.rollout.settings import GuidanceConfig, UpsampleConfig
-from drivesim.rollout.stack import Stack
+from drivesim.rollout.settings import UpsampleConfig
+from drivesim.rollout.stack import LatentSpace, Stack
 from drivesim.scene import Condition
 
 USUAL_NOISE = 0.6  # of the levels learned from: 150 of 250 [H.1]
+USUAL_LATENT_NOISE = 30  # of Stable Diffusion's upscaler of latents [H.2]
 
 
 class Upscaler:
@@ -25,11 +28,16 @@ class Upscaler:
     def __init__(self, stack: Stack, config: UpsampleConfig, noise: NoiseSource, told: Told, factor: int):
         assert stack.upsampler is not None  # the engine plans no upsampling without
         self.stack, self.model, self.config, self.noise, self.factor = stack, stack.upsampler, config, noise, factor
-        self.level = round(USUAL_NOISE * self.model.levels) if config.noise is None else config.noise
+        self.space = stack.upsampler.latent
+        levels = self.model.levels
+        usual = round(USUAL_NOISE * levels) if self.space is None else min(USUAL_LATENT_NOISE, levels)
+        self.level = usual if config.noise is None else config.noise
         self.tokens = told.tokens(self.model.tokens, stack.device)
-        plain = self.model.denoiser
-        denoiser = plain if config.tile is None else Tiled(plain, config.tile, config.tile_overlap)
-        self.denoiser = GuidanceConfig().around(denoiser, self.model.null_tokens)
+        plain, f = self.model.denoiser, self.space.f if self.space else 1
+        denoiser: Denoise = plain
+        if config.tile is not None:
+            denoiser = Tiled(plain, (config.tile[0] // f, config.tile[1] // f), config.tile_overlap // f)
+        self.denoiser = config.guidance.around(denoiser, self.model.null_tokens)
         self.sampler, self.levels = config.sampler.build(plain)
 
     @torch.inference_mode()
@@ -39,9 +47,22 @@ class Upscaler:
         Args:
             known: ``g 3 H W``, the first frames, which come out unchanged; g may be 0.
         """
+        known = known.to(self.stack.device)
+        given = known if self.space is None or not len(known) else _each(self.space.encode, known)
+        x = self.sampled(place, low, given)
+        if self.space is not None:
+            x = self._decoded(self.space, x)
+        x[: len(known)] = known  # "euler" ends at them up to rounding
+        return x.clamp(-1, 1)
+
+    def sampled(self, place: int, low: Tensor, known: Tensor) -> Tensor:
+        """The same before it is decoded: whitened latents ``T C h w`` from those that are known, or pixels."""
         stack, model = self.stack, self.model
+        f, channels, schedule = (1, 3, model.denoiser.schedule)
+        if self.space is not None:
+            f, channels, schedule = self.space.f, self.space.channels, self.space.low
         frames = [video_frame(place + n, self.factor) for n in range(len(low))]
-        shape = (3, low.shape[-2] * model.factor, low.shape[-1] * model.factor)
+        shape = (channels, low.shape[-2] * model.factor // f, low.shape[-1] * model.factor // f)
 
         def draw(step: int) -> Tensor:
             return self.noise("upsampler", frames, step, shape, model.shared).to(stack.device)
@@ -50,12 +71,41 @@ class Upscaler:
         index = torch.tensor([self.level], device=stack.device)
         condition = Condition(
             tokens=self.tokens,
-            low=augmented(low.to(stack.device)[None], index, added, model.denoiser.schedule, model.factor),
+            low=augmented(low.to(stack.device)[None], index, added, schedule, model.factor // f),
             low_level=index,
         )
-        given = known.to(stack.device)[None] if len(known) else None
+        given = known[None] if len(known) else None
         clean = len(known) <= model.known
         made = sample(model.denoiser, self.denoiser, self.sampler, self.levels, condition, draw, given, clean)
-        x = made[0].float()
-        x[: len(known)] = known  # "euler" ends at them up to rounding
-        return x.clamp(-1, 1)
+        return made[0].float()
+
+    def _decoded(self, space: LatentSpace, z: Tensor) -> Tensor:
+        """``T 3 H W`` from latents, a frame at a time: in full, or in the tiles that they were made in, since a decoder
+        takes far more memory than the latents, and its attention over all places of a large frame the most."""
+        if self.config.tile is None:
+            return _each(space.decode, z)
+        (height, width), overlap, f = self.config.tile, self.config.tile_overlap, space.f
+        return torch.cat([_tiled(space, frame[None], (height // f, width // f), overlap // f) for frame in z])
+
+
+def _each(change: Callable[[Tensor], Tensor], frames: Tensor) -> Tensor:
+    """``change`` of every frame by itself."""
+    return torch.cat([change(frame[None]).float() for frame in frames])
+
+
+def _tiled(space: LatentSpace, z: Tensor, tile: tuple[int, int], overlap: int) -> Tensor:
+    """``1 3 H W`` from ``1 C h w``, tiles fading into each other where they overlap; tile and overlap are in cells."""
+    (height, width), f = z.shape[-2:], space.f
+    total, weights = z.new_zeros(1, 3, height * f, width * f), z.new_zeros(height * f, width * f)
+    for top in starts(height, tile[0], overlap):
+        for left in starts(width, tile[1], overlap):
+            part = z[..., top : top + tile[0], left : left + tile[1]]
+            rows, columns = part.shape[-2], part.shape[-1]
+            weight = torch.outer(
+                ramp(rows * f, top > 0, top + rows < height, overlap * f),
+                ramp(columns * f, left > 0, left + columns < width, overlap * f),
+            ).to(z)
+            place = (..., slice(top * f, (top + rows) * f), slice(left * f, (left + columns) * f))
+            total[place] += weight * space.decode(part).float()
+            weights[place] += weight
+    return total / weights
