@@ -18,6 +18,7 @@ FOLDER = "text"  # beside the weights that were trained with it
 TOKENIZER = ("vocab.json", "merges.txt")
 FURTHER = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 STEM = "model"
+MOST_KNOWN = 1024  # prompts whose tokens are kept: a quarter of a megabyte each
 SHAPE = {  # of CLIP's text encoder; what else its config.json says changes nothing in evaluation
     "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
     "max_position_embeddings", "hidden_act", "layer_norm_eps", "projection_dim",
@@ -88,32 +89,40 @@ class TextEncoder(nn.Module):
             if (file := source[1] / name).is_file():
                 weights.copy_atomic(file, folder / name)
 
-    def ids(self, prompts: Sequence[str]) -> Tensor:
+    def ids(self, prompts: Sequence[str], cut: bool = False) -> Tensor:
         """``B L`` long, padded.
+
+        Args:
+            cut: a prompt that is longer than the encoder reads is cut off, as captions of other people's clips are.
 
         Raises:
             Mistake: a prompt is longer than the encoder reads; it says where it would be cut off.
         """
-        for prompt in prompts:
+        for prompt in () if cut else prompts:
             held = self.tokenizer(prompt, add_special_tokens=False)["input_ids"]
             if len(held) > self.length - 2:
                 kept = self.tokenizer.decode(held[: self.length - 2])
                 what = f"the prompt has {len(held)} tokens, the text encoder reads {self.length - 2}"
                 raise Mistake(what, field="prompt", mend=f"end it after '...{kept[-40:].strip()}'")
-        found = self.tokenizer(list(prompts), padding="max_length", max_length=self.length, return_tensors="pt")
+        found = self.tokenizer(
+            list(prompts), padding="max_length", truncation=cut, max_length=self.length, return_tensors="pt"
+        )
         return found["input_ids"]
 
     def forward(self, ids: Tensor) -> Tensor:
         device = next(self.network.parameters()).device
         return self.network(ids.to(device))[0]
 
-    def tokens(self, prompts: Sequence[str]) -> Tensor:
-        """``B L D`` without gradients; every prompt is encoded once, by itself."""
+    def tokens(self, prompts: Sequence[str], cut: bool = False) -> Tensor:
+        """``B L D`` without gradients; every prompt is encoded by itself, and remembered; ``cut`` as of ``ids``."""
         for prompt in prompts:
             if prompt not in self._known:
                 with torch.inference_mode(False), torch.no_grad():
-                    self._known[prompt] = self(self.ids([prompt]))[0]
-        return torch.stack([self._known[prompt] for prompt in prompts])
+                    self._known[prompt] = self(self.ids([prompt], cut))[0]
+        found = torch.stack([self._known[prompt] for prompt in prompts])
+        while len(self._known) > MOST_KNOWN:
+            self._known.pop(next(iter(self._known)))
+        return found
 
 
 def places(folder: Path) -> tuple[Path, Path]:

@@ -3,6 +3,7 @@ Fig. 2]; and what every stage has in common that trains the temporal layers of a
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,10 +19,32 @@ from drivesim.models.autoencoder import Autoencoder, split_moments
 from drivesim.models.boxes import coverage
 from drivesim.models.conditions import UNKNOWN
 from drivesim.models.temporal import TemporalConfig, TemporalLayers
+from drivesim.models.text import TextEncoder
 from drivesim.models.video import ImageModel, VideoUNet
 from drivesim.randomness import normal, uniform
 from drivesim.scene import Condition, FrameBoxes, to_pixels
 from drivesim.training.loop import LoopConfig, Stage
+
+Batch = dict[str, Any]  # tensors by name, and "caption": a list of text
+
+
+@dataclass(frozen=True, eq=False)
+class Conditions:
+    """What a model is told in training, and how often it is not.
+
+    Args:
+        label_drop, box_drop: how often the labels (or the words), and the boxes, are unknown to a sample.
+        box_weight: how much more the loss counts where agents are.
+        text: makes tokens of captions, for a model that is told words; a dropped caption is "". It stays as it is.
+    """
+
+    label_drop: float = 0.1
+    box_drop: float = 0.1
+    box_weight: float = 0.0
+    text: TextEncoder | None = None
+
+
+USUAL = Conditions()
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,13 +83,14 @@ class ContextConfig:
 
 class ImageStage(Stage):
     """The image LDM, from batches ``{"moments": B T 2C h w, "fps": B, "night": B, "cars": B, "sample": B}``, with the
-    boxes of every frame where the model is told them.
+    boxes of every frame, or the caption of the clip, where the model is told them.
 
     It learns the posterior's means. Draws from it, as latent diffusion takes them, hold noise that no model can
     predict: with the strong KL of the small configurations that was most of the loss.
     """
 
     latents: Latents
+    text: TextEncoder | None
     clean = False  # whether frames that are not predicted are shown without noise
 
     def __init__(
@@ -76,17 +100,16 @@ class ImageStage(Stage):
         schedule: ScheduleConfig,
         loss: LossConfig,
         loop: LoopConfig,
-        label_drop: float = 0.1,
-        box_drop: float = 0.1,
-        box_weight: float = 0.0,
+        conditions: Conditions = USUAL,
     ):
         super().__init__(loop)
         self.image = image
         self.schedule = Schedule(schedule)
         self.objective = DiffusionLoss(self.schedule, loss)
-        self.label_drop, self.box_drop, self.box_weight = label_drop, box_drop, box_weight
-        self.__dict__["latents"] = latents  # not a submodule: the frozen decoder stays out of checkpoints and of EMA
-        self.shown: dict[str, Tensor] | None = None
+        self.conditions = conditions
+        # not submodules: what is frozen stays out of checkpoints and of EMA
+        self.__dict__["latents"], self.__dict__["text"] = latents, conditions.text
+        self.shown: Batch | None = None
 
     @property
     def network(self) -> VideoUNet:
@@ -95,7 +118,7 @@ class ImageStage(Stage):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return self.optimiser(p for p in self.parameters() if p.requires_grad)
 
-    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         samples = [int(n) for n in batch["sample"]]
         z = self._clean(batch)
         noise, u = self._noise(z, samples), self._uniform("level", samples).to(z)
@@ -107,39 +130,46 @@ class ImageStage(Stage):
         self.shown = {k: v[:2] for k, v in batch.items()}
         return loss
 
-    def _clean(self, batch: dict[str, Tensor]) -> Tensor:
+    def _clean(self, batch: Batch) -> Tensor:
         """What is diffused, ``B T C h w``: whitened latents."""
         return self.latents.whiten(split_moments(batch["moments"].float())[0])
 
-    def _condition(self, batch: dict[str, Tensor], z: Tensor, samples: list[int]) -> tuple[Condition, Tensor | None]:
+    def _condition(self, batch: Batch, z: Tensor, samples: list[int]) -> tuple[Condition, Tensor | None]:
         return self._boxed(batch, Condition(tokens=self._tokens(batch, samples)), z, samples), None
 
-    def _boxed(
-        self, batch: dict[str, Tensor], condition: Condition, z: Tensor, samples: list[int] | None = None
-    ) -> Condition:
+    def _boxed(self, batch: Batch, condition: Condition, z: Tensor, samples: list[int] | None = None) -> Condition:
         """``condition`` with the boxes, where the model is told them; with ``samples``, dropped for a share of
         them."""
         if not self.image.takes_boxes or (boxes := FrameBoxes.of(batch)) is None:
             return condition
         if samples is not None:
-            boxes = boxes.where(self._uniform("box drop", samples) >= self.box_drop)
+            boxes = boxes.where(self._uniform("box drop", samples) >= self.conditions.box_drop)
         return self.image.told(boxes, (z.shape[-2], z.shape[-1]), condition)
 
-    def _weight(self, batch: dict[str, Tensor], z: Tensor) -> Tensor | None:
+    def _weight(self, batch: Batch, z: Tensor) -> Tensor | None:
         """``B T 1 h w``: 1, and ``box_weight`` more where agents are: they are few, small, and what is looked at."""
-        if not self.box_weight or (boxes := FrameBoxes.of(batch)) is None:
+        if not self.conditions.box_weight or (boxes := FrameBoxes.of(batch)) is None:
             return None
-        return 1 + self.box_weight * coverage(boxes, z.shape[-2], z.shape[-1])
+        return 1 + self.conditions.box_weight * coverage(boxes, z.shape[-2], z.shape[-1])
 
-    def _tokens(self, batch: dict[str, Tensor], samples: list[int] | None) -> Tensor | None:
-        """Tokens of the labels; with ``samples``, dropped for a share of them [E.1]."""
-        if self.image.labels is None:
+    def _tokens(self, batch: Batch, samples: list[int] | None) -> Tensor | None:
+        """Tokens of the labels, or of the words; with ``samples``, dropped for a share of them [E.1]."""
+        if self.text is None and self.image.labels is None:
             return None
-        night, cars = batch["night"], batch["cars"]
+        dropped = torch.zeros(len(batch["sample"]), dtype=torch.bool)
         if samples is not None:
-            dropped = (self._uniform("drop", samples) < self.label_drop).to(night.device)
-            night, cars = (torch.where(dropped, UNKNOWN, y) for y in (night, cars))
+            dropped = self._uniform("drop", samples) < self.conditions.label_drop
+        if self.text is not None:
+            told = zip(batch["caption"], dropped.tolist(), strict=True)
+            return self._words(self.text, ["" if gone else caption for caption, gone in told], batch["sample"].device)
+        assert self.image.labels is not None
+        night, cars = (torch.where(dropped.to(y.device), UNKNOWN, y) for y in (batch["night"], batch["cars"]))
         return self.image.labels(night, cars)
+
+    def _words(self, text: TextEncoder, captions: list[str], device: torch.device) -> Tensor:
+        """``B L D``, in full precision, as a rollout makes them."""
+        with torch.autocast(device.type, enabled=False):
+            return text.to(device).tokens(captions, cut=True).to(device)
 
     def _noise(self, z: Tensor, samples: list[int]) -> Tensor:
         seed, (t, *cell) = self.loop.seed, z.shape[1:]
@@ -187,11 +217,9 @@ class TemporalStage(ImageStage, ABC):
         schedule: ScheduleConfig,
         loss: LossConfig,
         loop: LoopConfig,
-        label_drop: float = 0.1,
-        box_drop: float = 0.1,
-        box_weight: float = 0.0,
+        conditions: Conditions = USUAL,
     ):
-        super().__init__(image, latents, schedule, loss, loop, label_drop, box_drop, box_weight)
+        super().__init__(image, latents, schedule, loss, loop, conditions)
         self.image.requires_grad_(False)
         self.temporal = TemporalLayers(temporal, image.unet)
         self.noise = noise
@@ -205,7 +233,7 @@ class TemporalStage(ImageStage, ABC):
     def network(self) -> VideoUNet:
         return VideoUNet(self.image.unet, self.temporal)
 
-    def _condition(self, batch: dict[str, Tensor], z: Tensor, samples: list[int]) -> tuple[Condition, Tensor | None]:
+    def _condition(self, batch: Batch, z: Tensor, samples: list[int]) -> tuple[Condition, Tensor | None]:
         t = z.shape[1]
         mask = self._given(t, samples).to(z)
         amount = self._uniform("context level", samples).to(z) * self.noise
@@ -214,9 +242,7 @@ class TemporalStage(ImageStage, ABC):
         shown = self._shown(batch, z + level[..., None, None, None] * noise, mask, level, self._tokens(batch, samples))
         return self._boxed(batch, shown, z, samples), mask == 0
 
-    def _shown(
-        self, batch: dict[str, Tensor], z: Tensor, mask: Tensor, level: Tensor, tokens: Tensor | None
-    ) -> Condition:
+    def _shown(self, batch: Batch, z: Tensor, mask: Tensor, level: Tensor, tokens: Tensor | None) -> Condition:
         return Condition(
             tokens=tokens,
             context=z * mask[..., None, None, None],
@@ -250,13 +276,9 @@ class KeyframeStage(TemporalStage):
         schedule: ScheduleConfig,
         loss: LossConfig,
         loop: LoopConfig,
-        label_drop: float = 0.1,
-        box_drop: float = 0.1,
-        box_weight: float = 0.0,
+        conditions: Conditions = USUAL,
     ):
-        super().__init__(
-            image, latents, temporal, context.noise, schedule, loss, loop, label_drop, box_drop, box_weight
-        )
+        super().__init__(image, latents, temporal, context.noise, schedule, loss, loop, conditions)
         self.context = context
 
     def _given(self, t: int, samples: list[int] | None) -> Tensor:

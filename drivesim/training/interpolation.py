@@ -14,7 +14,7 @@ from drivesim.diffusion.noise import ScheduleConfig
 from drivesim.errors import Mistake
 from drivesim.models.temporal import TemporalConfig
 from drivesim.models.video import ImageModel
-from drivesim.training.diffusion import Latents, TemporalStage
+from drivesim.training.diffusion import USUAL, Conditions, Latents, TemporalStage
 from drivesim.training.loop import LoopConfig
 
 FRAMES = 5  # both ends and three between: a rate times four
@@ -48,11 +48,9 @@ class InterpolationStage(TemporalStage):
         schedule: ScheduleConfig,
         loss: LossConfig,
         loop: LoopConfig,
-        label_drop: float = 0.1,
-        box_drop: float = 0.1,
-        box_weight: float = 0.0,
+        conditions: Conditions = USUAL,
     ):
-        super().__init__(image, latents, temporal, ends.noise, schedule, loss, loop, label_drop, box_drop, box_weight)
+        super().__init__(image, latents, temporal, ends.noise, schedule, loss, loop, conditions)
         self.ends = ends
 
     def _given(self, t: int, samples: list[int] | None) -> Tensor:

@@ -21,7 +21,7 @@ from drivesim.models.temporal import TemporalConfig, TemporalLayers
 from drivesim.models.video import ImageModel, VideoUNet
 from drivesim.randomness import normal
 from drivesim.scene import Condition, to_pixels
-from drivesim.training.diffusion import ImageStage
+from drivesim.training.diffusion import Conditions, ImageStage
 from drivesim.training.loop import LoopConfig
 
 
@@ -52,7 +52,7 @@ class UpsamplerStage(ImageStage):
         loop: LoopConfig,
         label_drop: float = 0.1,
     ):
-        super().__init__(image, None, schedule, loss, loop, label_drop)
+        super().__init__(image, None, schedule, loss, loop, Conditions(label_drop))
         self.low = low
 
     def _clean(self, batch: dict[str, Tensor]) -> Tensor:

@@ -15,7 +15,7 @@ from drivesim.models.temporal import TemporalConfig
 from drivesim.models.unet import UNetConfig
 from drivesim.models.video import ImageModel, interface
 from drivesim.scene import KEYFRAME_FPS
-from drivesim.training.diffusion import ContextConfig, ImageStage, KeyframeStage, TemporalStage
+from drivesim.training.diffusion import Conditions, ContextConfig, ImageStage, KeyframeStage, TemporalStage
 from drivesim.training.interpolation import FRAMES, EndsConfig, InterpolationStage
 from drivesim.training.loop import LoopConfig
 
@@ -99,8 +99,8 @@ def build_image(settings: ImageRun, begin: int) -> Built:
     cache, data = cached(settings.cache, autoencoder, 1, settings.loop, begin)
     image = ImageModel(settings.model)
     stage = ImageStage(
-        image, latents_of(autoencoder), settings.schedule, settings.loss, settings.loop, settings.label_drop,
-        settings.box_drop, settings.box_weight,
+        image, latents_of(autoencoder), settings.schedule, settings.loss, settings.loop,
+        _conditions(settings),
     )  # fmt: skip
     check_boxes(image, cache, settings.box_weight)
 
@@ -127,8 +127,7 @@ def build_keyframes(settings: KeyframesRun, begin: int) -> Built:
         raise Mistake(what, where=settings.cache, mend=f"encode with --fps {KEYFRAME_FPS}")
     stage = KeyframeStage(
         backbone.image, latents_of(backbone.autoencoder), settings.temporal, settings.context, backbone.schedule,
-        settings.loss, settings.loop, settings.label_drop, settings.box_drop,
-        settings.box_weight,
+        settings.loss, settings.loop, _conditions(settings),
     )  # fmt: skip
     check_boxes(backbone.image, cache, settings.box_weight)
     return backbone.built("keyframes", stage, settings.loss, cache, data, cache.fps)
@@ -139,11 +138,14 @@ def build_interpolation(settings: InterpolationRun, begin: int) -> Built:
     cache, data = cached(settings.cache, backbone.autoencoder, FRAMES, settings.loop, begin, settings.rates)
     stage = InterpolationStage(
         backbone.image, latents_of(backbone.autoencoder), settings.temporal, settings.ends, backbone.schedule,
-        settings.loss, settings.loop, settings.label_drop, settings.box_drop,
-        settings.box_weight,
+        settings.loss, settings.loop, _conditions(settings),
     )  # fmt: skip
     check_boxes(backbone.image, cache, settings.box_weight)
     return backbone.built("interpolation", stage, settings.loss, cache, data, max(settings.rates))
+
+
+def _conditions(settings: ImageRun | KeyframesRun | InterpolationRun) -> Conditions:
+    return Conditions(settings.label_drop, settings.box_drop, settings.box_weight)
 
 
 def check_boxes(image: ImageModel, cache: LatentCache, weight: float) -> None:
