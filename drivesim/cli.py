@@ -342,6 +342,12 @@ def _generate_options(parser: Parser) -> None:
         "--opening", metavar="CLIP[@SECOND]", help="start from a real clip instead of a generated frame"
     )
     parser.add_argument("--keep-opening", action="store_true", help="put the clip's given frames in front")
+    parser.add_argument("--prompt", metavar="P", help="what is shown, in words, for weights that are told words")
+    parser.add_argument("--temporal-prompt", metavar="P", help="what the temporal layers are told instead")
+    parser.add_argument(
+        "--backbone", type=Path, metavar="DIR", help="another folder's image model, autoencoder and text encoder"
+    )
+    parser.add_argument("--temporal", metavar="FILE", help="other temporal layers of the key-frames, or off for none")
     parser.add_argument("--minutes", type=minutes, metavar="M", help="length of the video")
     parser.add_argument("--seed", type=seed, action="append", metavar="S", help="repeat it for several futures")
     parser.add_argument("--size", type=size, metavar="HxW", help="height and width (default: the largest made)")
@@ -382,6 +388,10 @@ def _generate(args: argparse.Namespace) -> None:
         parent=args.parent,
         at=args.at,
         edit=args.edit,
+        prompt=args.prompt,
+        temporal_prompt=args.temporal_prompt,
+        backbone=args.backbone,
+        temporal=args.temporal,
     )
 
 

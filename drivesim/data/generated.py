@@ -25,7 +25,8 @@ SOURCE = "generated"  # where the boxes are from
 FRAMES_SCHEMA = pa.schema(
     [
         ("frame", pa.int64()), ("time_num", pa.int64()), ("time_den", pa.int64()), ("kind", pa.string()),
-        ("night", pa.bool_()), ("cars", pa.int32()), ("boxes", pa.int32()),
+        ("night", pa.bool_()), ("cars", pa.int32()), ("boxes", pa.int32()), ("prompt", pa.string()),
+        ("made_num", pa.int64()), ("made_den", pa.int64()),
     ]
 )  # fmt: skip
 
@@ -36,12 +37,14 @@ class Frames:
 
     Args:
         kinds: what each is: real, key, interpolated, blended, repeated.
+        fps: at which the video is played; ``made``: at which the models made it, None where that is the same.
         labels: what the models were told, frame by frame.
     """
 
     kinds: Sequence[str]
     fps: Fraction
     labels: Sequence[Labels]
+    made: Fraction | None = None
 
 
 def save(folder: Path, frames: Frames, labelled: Labelled | None) -> None:
@@ -53,7 +56,7 @@ def save(folder: Path, frames: Frames, labelled: Labelled | None) -> None:
     count = {} if labelled is None else {time: 0 for time in labelled.times}
     for time in labelled.boxes.time if labelled else ():
         count[time] += 1
-    times = [n / frames.fps for n in range(len(frames.kinds))]
+    times, made = ([n / fps for n in range(len(frames.kinds))] for fps in (frames.fps, frames.made or frames.fps))
     columns = {
         "frame": list(range(len(times))),
         "time_num": [time.numerator for time in times],
@@ -62,6 +65,9 @@ def save(folder: Path, frames: Frames, labelled: Labelled | None) -> None:
         "night": [labels.night for labels in frames.labels],
         "cars": [labels.cars for labels in frames.labels],
         "boxes": [count.get(time) for time in times],
+        "prompt": [labels.prompt for labels in frames.labels],
+        "made_num": [time.numerator for time in made],
+        "made_den": [time.denominator for time in made],
     }
     if labelled is not None:
         clip_id = sha256(folder / VIDEO)
@@ -80,8 +86,8 @@ def _write(file: Path, table: pa.Table) -> None:
 def with_past(frames: Frames, labelled: Labelled | None, parent: Path, count: int) -> tuple[Frames, Labelled | None]:
     """What is known of a branch: of its first ``count`` frames what the tables of the video ``parent`` say, which they
     are taken from."""
-    rows = pq.read_table(parent.with_name(FRAMES), columns=["night", "cars"]).slice(0, count).to_pylist()
-    labels = [Labels(row["night"], row["cars"]) for row in rows]
+    rows = pq.read_table(parent.with_name(FRAMES)).slice(0, count).to_pylist()
+    labels = [Labels(row["night"], row["cars"], row.get("prompt")) for row in rows]
     past = read(parent)
     frames = replace(frames, labels=[*labels, *frames.labels[count:]])
     if (known := labelled or past) is None:
@@ -133,7 +139,7 @@ def read(video: Path, clip_id: str | None = None) -> Labelled | None:
     if video.name != VIDEO or not boxes.is_file() or not frames.is_file():
         return None
     try:
-        table, rows = pq.read_table(boxes), pq.read_table(frames, columns=FRAMES_SCHEMA.names).to_pylist()
+        table, rows = pq.read_table(boxes), pq.read_table(frames).to_pylist()
         about = json.loads((table.schema.metadata or {})[b"drivesim"])
         ids, (height, width) = {int(n): str(id) for n, id in about["ids"].items()}, about["size"]
         if about["clip_id"] != (clip_id or sha256(video)):

@@ -45,6 +45,10 @@ def run(
     parent: Path | None = None,
     at: Fraction | None = None,
     edit: Path | None = None,
+    prompt: str | None = None,
+    temporal_prompt: str | None = None,
+    backbone: Path | None = None,
+    temporal: str | None = None,
 ) -> list[Path]:
     """Generates every scenario with every seed; returns the run folders. Says before what that will take.
 
@@ -52,7 +56,7 @@ def run(
         scenario: a scenario file, a folder of them (a sub-folder of ``out`` each), or None for the options alone.
         weights: the folder with STAGE.safetensors.
         opening: ``CLIP@SECOND``.
-        opening, minutes, seeds, size, fps: what is given of these replaces the scenario's.
+        opening, minutes, seeds, size, fps, prompt, temporal_prompt: what is given of these replaces the scenario's.
         keep_opening: the real frames of the opening stand in front.
         seeds: more than one make sub-folders ``seed-1``, ``seed-2``, ...
         settings: ``key.sub=value`` for ``RolloutConfig``.
@@ -60,6 +64,7 @@ def run(
         dry_run: stops once that is said, and writes nothing.
         parent: a run of which another future is made, in the place of a scenario: from second ``at`` on, with what the
             file ``edit`` changes. Its settings stay; ``seeds`` are of the noise from there on.
+        backbone, temporal: other weights in the place of some of ``weights``; see ``stack.load``.
         export: label formats of the boxes, by name with commas between them, or ``none``; None is all that are written.
 
     Raises:
@@ -70,13 +75,13 @@ def run(
     if parent is None or at is None:
         _check_from(parent, at, edit)
         found = {
-            name: _with_options(each, opening, minutes, seeds or [], size, fps, keep_opening)
+            name: _with_options(each, opening, minutes, seeds or [], size, fps, keep_opening, prompt, temporal_prompt)
             for name, each in _scenarios(scenario).items()
         }
     else:
         _check_alone(
             scenario=scenario, opening=opening, minutes=minutes, size=size, fps=fps, keep_opening=keep_opening,
-            settings=settings,
+            settings=settings, prompt=prompt, temporal_prompt=temporal_prompt,
         )  # fmt: skip
         branch, scenario = part(parent, at), edit
         found, rollout_config = {"": _future(branch, edit, seeds or [])}, branch.settings
@@ -85,7 +90,7 @@ def run(
         raise Mistake("there are no boxes to write: they are unknown", where="--export", mend=mend)
     _check_free(out, found, resume)
     with Log() as log:
-        stack = stacks.load(weights, device, precision)
+        stack = stacks.load(weights, device, precision, backbone, temporal)
         for name, each in found.items():
             if each.boxes != "unknown" and stack.boxed is None:
                 what = f"boxes: {each.boxes}, and these weights take no boxes"
@@ -156,8 +161,9 @@ def _formats(names: str | None) -> tuple[Format, ...]:
 
 def _tell(folder: Path, rollout: Rollout) -> None:
     plan, (height, width) = rollout.plan, rollout.course.size
-    length, fps = float(plan.total / plan.fps), float(plan.fps)
-    say(f"{folder / 'video.mp4'}: {plan.total} frames of {height}x{width}, {length:.1f} s at {fps:g} fps")
+    length, fps = float(plan.total / rollout.played), float(rollout.played)
+    made = f", made at {float(plan.fps):g}" if rollout.played != plan.fps else ""
+    say(f"{folder / 'video.mp4'}: {plan.total} frames of {height}x{width}, {length:.1f} s at {fps:g} fps{made}")
     say(f"  {', '.join(rollout.course.words(rollout.filled))}")
     if rollout.branch is not None:
         say(f"  parts from {rollout.branch.run} at {float(rollout.branch.second):.2f} s")
@@ -227,6 +233,8 @@ def _with_options(
     size: tuple[int, int] | None,
     fps: Fraction | None,
     keep_opening: bool,
+    prompt: str | None,
+    temporal_prompt: str | None,
 ) -> Scenario:
     start = scenarios.parse_opening(opening) if opening else scenario.opening
     given: dict[str, Any] = {
@@ -235,6 +243,8 @@ def _with_options(
         "seeds": seeds or None,
         "size": size,
         "fps": None if fps is None else str(fps),
+        "labels": None if prompt is None else replace(scenario.told, prompt=prompt),
+        "temporal_prompt": temporal_prompt,
     }
     return scenarios.check(replace(scenario, **{name: value for name, value in given.items() if value is not None}))
 

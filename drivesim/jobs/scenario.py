@@ -91,7 +91,7 @@ def write_schema(out: Path | None) -> None:
 
 
 def frames_of(scenario: Scenario, fps: Fraction) -> int:
-    return max(1, round(Fraction(str(scenario.seconds)) * fps))
+    return max(1, round(Fraction(str(scenario.length)) * fps))
 
 
 def convert_runs(folder: Path, form: Format, out: Path) -> Remarks:
@@ -122,7 +122,7 @@ def convert_runs(folder: Path, form: Format, out: Path) -> Remarks:
 def _words(scenario: Scenario, boxes: Placed | None) -> str:
     opening = f"{Path(scenario.opening.clip).name}@{scenario.opening.at:g}" if scenario.opening.clip else "a made frame"
     told = f"{len(boxes.told.tracks)} tracks" if boxes and scenario.boxes == "tracks" else f"boxes {scenario.boxes}"
-    return f"{scenario.seconds:g} s from {opening}, {told}, {len(scenario.edits)} edits, {len(scenario.seeds)} seeds"
+    return f"{scenario.length:g} s from {opening}, {told}, {len(scenario.edits)} edits, {len(scenario.seeds)} seeds"
 
 
 def preview(scenario: Scenario, tracks: Tracks, out: Path) -> None:

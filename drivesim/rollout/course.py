@@ -1,5 +1,6 @@
 """Which stages a rollout runs: what its scenario asks for, as far as the weights at hand allow."""
 
+import math
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
@@ -47,12 +48,13 @@ def course(stack: Stack, scenario: Scenario, settings: RolloutConfig) -> Course:
     Raises:
         Mistake: the weights cannot make it, or scenario, settings and weights do not fit together.
     """
+    _check_told(stack, scenario)
     _check_given(stack, scenario, settings)
     size = _size(stack, scenario)
     rates = stack.interpolation.rates if stack.interpolation else ()
-    factor = factor_for(_rate(scenario, rates))
+    factor = factor_for(_rate(scenario, rates, stack.temporal))
     passes = passes_for(factor, rates)
-    plan = Plan(keyframes_for(scenario.seconds), stack.frames, settings.overlap, scenario.opening.given, factor, passes)
+    plan = _plan(stack, scenario, settings, factor, passes)
     decoder = None
     own = stack.temporal_decoder
     if own is not None and own.fps == KEYFRAME_FPS * (BETWEEN + 1) ** passes:
@@ -75,8 +77,49 @@ def scaled(settings: RolloutConfig, scenario: Scenario) -> RolloutConfig:
     return replace(settings, guidance=replace(settings.guidance, **own))
 
 
+def _plan(stack: Stack, scenario: Scenario, settings: RolloutConfig, factor: int, passes: int) -> Plan:
+    """Windows that are given the one before; or one window all from noise, as long as the model was trained on or,
+    where it can be longer, as asked.
+
+    Raises:
+        Mistake: more key-frames than a model without given frames can make.
+    """
+    if stack.contextual:
+        given, count = scenario.opening.given, keyframes_for(scenario.length)
+        return Plan(count, stack.frames, settings.overlap, given, factor, passes)
+    count = stack.frames if scenario.seconds is None else keyframes_for(scenario.seconds)
+    if count > stack.frames and not stack.stretches:
+        most = math.floor(100 * (stack.frames - 1) / KEYFRAME_FPS) / 100
+        what = f"{count} key-frames: these weights make {stack.frames} at once, each in its place"
+        mend = f"at most {most:g} seconds; more takes temporal layers with alpha: scalar and positions: relative"
+        raise Mistake(what, field="seconds", mend=mend)
+    frames = max(count, stack.frames)
+    return Plan(count, frames, min(settings.overlap, frames - 1), 0, factor, passes)
+
+
+def _check_told(stack: Stack, scenario: Scenario) -> None:
+    """Raises:
+    Mistake: labels for a model that is told words, or words for one that is told labels.
+    """
+    told, by_field = scenario.told, "labels" if scenario.labels else "opening.generate"
+    if not stack.words:
+        mend = "night and cars are what they may be told; 'drivesim weights convert' makes weights that are told words"
+        for name, words in ((f"{by_field}.prompt", told.prompt), ("temporal_prompt", scenario.temporal_prompt)):
+            if words is not None:
+                raise Mistake("these weights are told no words", field=name, mend=mend)
+    for name, value, said in (("night", told.night, "a street at night"), ("cars", told.cars, "a street full of cars")):
+        if stack.words and value is not None:
+            mend = f"say it there: --prompt '{said}'"
+            raise Mistake("these weights are told in words", field=f"{by_field}.{name}", mend=mend)
+
+
 def _check_given(stack: Stack, scenario: Scenario, settings: RolloutConfig) -> None:
     opening = scenario.opening
+    if not stack.contextual:
+        if opening.clip:
+            what = "these weights make every frame from noise, and are given none"
+            raise Mistake(what, field="opening.clip", mend="leave the opening out: --prompt says what is shown")
+        return
     for wrong, what, where, mend in (
         (
             settings.overlap >= stack.frames,
@@ -107,9 +150,11 @@ def _check_given(stack: Stack, scenario: Scenario, settings: RolloutConfig) -> N
             raise Mistake(what, where=where, mend=mend)
 
 
-def _rate(scenario: Scenario, rates: tuple[float, ...]) -> Fraction:
+def _rate(scenario: Scenario, rates: tuple[float, ...], temporal: bool) -> Fraction:
     if scenario.rate is not None:
         return scenario.rate
+    if not temporal:  # images that have nothing to do with each other are not blended
+        return KEYFRAME_FPS
     highest = KEYFRAME_FPS * (BETWEEN + 1) ** passes_for((BETWEEN + 1) ** len(PASS_FPS), rates)
     return max(highest, UNINTERPOLATED)
 

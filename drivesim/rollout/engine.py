@@ -43,7 +43,17 @@ from drivesim.signals import Stop
 from drivesim.weights import sha256, write_atomic
 
 STATES = 2  # of what windows leave to the next: since 2 those of the upsampler fade into each other
-PAST = ("keep", "weights", "size", "precision", "device", "version", "states")  # what a branch has from its run
+WORDS_PLAYED = Fraction(4, 5)  # of the rate that frames are made at: 113 at 30 are shown at 24 [4.2]
+PAST = (
+    "keep",
+    "played",
+    "weights",
+    "size",
+    "precision",
+    "device",
+    "version",
+    "states",
+)  # what a branch has from its run
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +62,8 @@ class Rollout:
 
     Args:
         scenario: with the size and the rate that were chosen.
-        given: ``g C h w`` latents of a real opening; None where the image model makes the start frame.
+        given: ``g C h w`` latents of a real opening, of none where all is made from noise; None where the image model
+            makes the start frame.
         front: uint8 ``n H W 3``, the real frames up to the output's frame 0, at its rate and size; 0 without a clip.
         description: the content of plan.json.
         placed: the boxes; None where they are unknown.
@@ -92,7 +103,13 @@ class Rollout:
     @property
     def told(self) -> Told:
         """What the models are told of every window."""
-        return Told(self.scenario.told, self.placed.told if self.placed else None)
+        boxes = self.placed.told if self.placed else None
+        return Told(self.scenario.told, boxes, self.scenario.temporal_prompt)
+
+    @property
+    def played(self) -> Fraction:
+        """Frames a second of the files."""
+        return played(self.stack, self.scenario, self.plan)
 
     def context(self) -> Tensor:
         """The given key-frames of window 0."""
@@ -120,7 +137,12 @@ def prepare(
     """
     settings = scaled(settings, scenario)
     chosen, opening = course(stack, scenario, settings), scenario.opening
-    scenario = replace(scenario, size=chosen.size, fps=str(chosen.plan.fps), seeds=[seed])
+    rate = played(stack, scenario, chosen.plan)
+    scenario = replace(
+        scenario, size=chosen.size, fps=str(chosen.plan.fps), seeds=[seed],
+        played=None if rate == chosen.plan.fps and scenario.played is None else str(rate),
+    )  # fmt: skip
+    _check_words(stack, scenario)
     clip_id = _identify(Path(opening.clip), opening.rate) if opening.clip else ""
     noise = NoiseSource(seed, branch.noise if branch else scenario.identity(clip_id))
     boxes = placed(scenario, chosen.size)
@@ -132,6 +154,8 @@ def prepare(
         "keep": opening.keep,
         **({"boxes": told} if told else {}),
         **({"from": branch.told} if branch else {}),
+        **({"played": str(rate)} if rate != chosen.plan.fps else {}),
+        **({} if scenario.temporal_prompt is None else {"temporal_prompt": scenario.temporal_prompt}),
         "weights": stack.weights,
         "size": chosen.size,
         "precision": stack.precision,
@@ -141,10 +165,38 @@ def prepare(
     }
     if branch is not None:
         _check_past(branch, fixed, chosen.plan)
-    given = _encode_opening(stack, opening) if opening.clip else None
+    given = None if stack.contextual else torch.zeros(0, *stack.latent_shape, device=stack.device)
+    given = _encode_opening(stack, opening) if opening.clip else given
     front = _front(opening, chosen) if opening.clip else np.zeros((0, *chosen.size, 3), np.uint8)
     plan, own = describe(chosen.plan, fixed), mark(seed, noise.scenario, stack.weights, clip_id, told)
     return Rollout(stack, scenario, seed, settings, chosen, noise, given, front, plan, boxes, own, clip_id, branch)
+
+
+def played(stack: Stack, scenario: Scenario, plan: Plan) -> Fraction:
+    """Frames a second at which the file is written."""
+    if scenario.played is not None:
+        return Fraction(str(scenario.played))
+    return plan.fps * (WORDS_PLAYED if stack.words else 1)
+
+
+def _check_words(stack: Stack, scenario: Scenario) -> None:
+    """Raises:
+    Mistake: a prompt that a text encoder does not read to its end.
+    """
+    if not stack.words:
+        return
+    told = Told(scenario.told, None, scenario.temporal_prompt)
+    by_field = "labels.prompt" if scenario.labels else "opening.generate.prompt"
+    for field, words in (
+        (by_field, lambda: told.tokens(stack.tokens, stack.device)),
+        ("temporal_prompt", lambda: told.temporal(stack)),
+    ):
+        try:
+            words()
+        except Mistake as mistake:
+            if mistake.field != "prompt":
+                raise
+            raise Mistake(mistake.what, field=field, mend=mistake.mend) from None
 
 
 def _check_past(branch: Branch, fixed: dict[str, Any], plan: Plan) -> None:
@@ -227,6 +279,7 @@ def _facts(rollout: Rollout, argv: list[str]) -> dict[str, Any]:
         "stages": rollout.course.words(rollout.filled),
         "size": rollout.course.size,
         "fps": str(plan.fps),
+        "played": str(rollout.played),
         "frames": {words.get(kind, kind): count for kind, count in plan.kinds().items() if count},
     }
 
@@ -250,7 +303,7 @@ def _run(rollout: Rollout, out: Path, record: Record, title: str, stop: Stop) ->
         with weights.writing(video_file):
             video_file.unlink(missing_ok=True)
         if len(before):
-            with video.Writer(front, rollout.course.size, plan.fps) as writer:
+            with video.Writer(front, rollout.course.size, rollout.played) as writer:
                 writer.write(before)
         state = {name: tensor.to(rollout.stack.device) for name, tensor in state.items()}
         with _progress() as progress:
@@ -272,9 +325,10 @@ def _label(rollout: Rollout, out: Path, record: Record, export: Iterable[Format]
     """What every frame is, and its boxes where they are known: as tables, and in the formats of ``export``."""
     plan, size, told = rollout.plan, rollout.course.size, rollout.scenario.told
     front, real = len(rollout.before), 0 if rollout.known() is None else 1
-    labelled = labels.save(out, plan, rollout.filled, told, rollout.placed, size, front, real, rollout.branch)
+    fps = rollout.played
+    labelled = labels.save(out, plan, fps, rollout.filled, told, rollout.placed, size, front, real, rollout.branch)
     if labelled is not None:
-        record.facts["export"] = labels.export(labelled, out, plan, export)
+        record.facts["export"] = labels.export(labelled, out, fps, export)
 
 
 def _written(rollout: Rollout, journal: Journal, record: Record, begin: int, state: State) -> Iterator[Segment]:
@@ -283,7 +337,7 @@ def _written(rollout: Rollout, journal: Journal, record: Record, begin: int, sta
     at = places(plan, begin, *(len(state.get(name, ())) for name in ("decode.latents", "upsample.low")))
     told = rollout.told
     context, last = (state["latents"], state["latents"][-1]) if begin else (rollout.context(), None)
-    predict = Predictor(stack, settings, rollout.noise, told)
+    predict = Predictor(stack, settings, rollout.noise, told, plan.frames)
     chunks = record.timed("keyframes", stages.keyframes(plan, predict, context, begin))
     for number, place in enumerate(at.passes, start=1):
         between = Interpolator(stack, settings.interpolation, rollout.noise, told, number)
@@ -307,7 +361,7 @@ def _written(rollout: Rollout, journal: Journal, record: Record, begin: int, sta
         chunks = handover.watch(chunks)
         record.late["handover"] = handover.told
     return record.timed(
-        "write", stages.write(chunks, journal.segment_file, chosen.size, plan.fps, at.output, rollout.mark)
+        "write", stages.write(chunks, journal.segment_file, chosen.size, rollout.played, at.output, rollout.mark)
     )
 
 

@@ -25,8 +25,11 @@ class Interpolator:
         assert stack.interpolation is not None  # the engine plans no pass without
         self.stack, self.model, self.config, self.noise = stack, stack.interpolation, config, noise
         self.told, self.number, self.fps = told, number, PASS_FPS[number - 1]
-        self.tokens = told.tokens(stack.tokens, stack.device)
-        self.denoiser = config.guidance.around(self.model.denoiser, stack.null_tokens)
+        self.tokens, self.temporal = told.tokens(stack.tokens, stack.device), told.temporal(stack)
+        nothing = stack.null_tokens
+        if self.model.whole and self.temporal is not None:
+            self.tokens, nothing = self.temporal, stack.null_temporal
+        self.denoiser = config.guidance.around(self.model.denoiser, nothing, stack.null_temporal)
         self.sampler, self.levels = config.sampler.build(self.model.denoiser)
 
     @torch.inference_mode()
@@ -62,6 +65,7 @@ class Interpolator:
         mask[:, ENDS] = 1
         return Condition(
             tokens=None if self.tokens is None else self.tokens.expand(len(ends), -1, -1),
+            temporal_tokens=None if self.temporal is None else self.temporal.expand(len(ends), -1, -1),
             context=shown,
             context_mask=mask,
             context_level=level * mask,

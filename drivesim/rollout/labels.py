@@ -3,6 +3,8 @@
 import os
 import shutil
 from collections.abc import Iterable
+from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 
 from drivesim.data import generated
@@ -21,6 +23,7 @@ EXPORT = "export"
 def save(
     out: Path,
     plan: Plan,
+    fps: Fraction,
     filled: str,
     labels: Labels,
     placed: Placed | None,
@@ -32,6 +35,7 @@ def save(
     """Writes the tables beside ``out/video.mp4``; returns its boxes, None where they are unknown.
 
     Args:
+        fps: at which the video is played; its tables have its own times.
         filled: what frames are called that no model made.
         size: height and width of the video.
         front: real frames before the output's frame 0.
@@ -44,14 +48,23 @@ def save(
     if placed is not None:
         name = Path(generated.VIDEO).stem
         labelled = placed.labelled(name, len(kinds), front + real, front, plan.fps, size, labels)
-    frames = generated.Frames(kinds, plan.fps, [labels] * len(kinds))
+        labelled = _played(labelled, plan.fps / fps)
+    frames = generated.Frames(kinds, fps, [labels] * len(kinds), plan.fps)
     if branch is not None:
         frames, labelled = generated.with_past(frames, labelled, branch.run / generated.VIDEO, front + branch.frame)
     generated.save(out, frames, labelled)
     return labelled
 
 
-def export(labelled: Labelled, out: Path, plan: Plan, formats: Iterable[Format]) -> dict[str, dict[str, int]]:
+def _played(labelled: Labelled, slower: Fraction) -> Labelled:
+    """The same where every moment comes so many times as late."""
+    if slower == 1:
+        return labelled
+    boxes = replace(labelled.boxes, time=tuple(time * slower for time in labelled.boxes.time))
+    return replace(labelled, boxes=boxes, times=tuple(time * slower for time in labelled.times))
+
+
+def export(labelled: Labelled, out: Path, fps: Fraction, formats: Iterable[Format]) -> dict[str, dict[str, int]]:
     """Writes ``out/export/FORMAT`` for every one of ``formats``; the folder is there when all of it is.
 
     Returns:
@@ -67,7 +80,7 @@ def export(labelled: Labelled, out: Path, plan: Plan, formats: Iterable[Format])
             assert form.write is not None  # known.written
             remarks = Remarks()
             with writing(whole / form.name):
-                form.write([labelled], part / form.name, plan.fps, remarks)
+                form.write([labelled], part / form.name, fps, remarks)
             lost[form.name] = remarks.count
         if lost:
             with writing(whole):

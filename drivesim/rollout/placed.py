@@ -90,7 +90,7 @@ def placed(scenario: Scenario, size: video.Size) -> Placed | None:
             raise Mistake(what, field=f"tracks[{number}].id", mend="name it otherwise")
     told = Tracks((*tracks, *scenario.tracks)).edited(scenario.edits)
     written = {each.id for each in scenario.tracks} | {each.track for each in scenario.edits}
-    for id in Tracks(tuple(each for each in told.tracks if each.id in written)).unseen(scenario.seconds):
+    for id in Tracks(tuple(each for each in told.tracks if each.id in written)).unseen(scenario.length):
         remarks.add(NEVER_SEEN, f"track '{id}'")
     return Placed(told, own, since, until, remarks)
 

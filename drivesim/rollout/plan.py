@@ -21,6 +21,9 @@ knows nothing of windows; what a window leaves incomplete waits for the next, so
 window and the last piece are computed in full and trimmed: every call has the same shape, and no frame depends on the
 length, but for those of the last piece of the decoder or the upsampler, which sees its last frame repeated.
 
+A model that sees no given frames makes all key-frames from noise, in one window with ``given`` 0, which starts at
+key-frame 0; there is none before it, and no second window.
+
 Key-frames are at exactly 15/8 fps: key-frame k is frame 16 k at 30 fps, also where fewer frames are shown.
 """
 
@@ -38,6 +41,7 @@ from drivesim.scene import KEYFRAME_FPS, VIDEO_FPS
 FACTORS = (1, 2, 4, 8, 16)
 STRIDE = int(VIDEO_FPS / KEYFRAME_FPS)  # 16 frames at 30 fps from one key-frame to the next
 BETWEEN = 3  # frames that one pass of interpolation puts into a gap
+ROUNDED = Fraction(1, 10**6)  # of a key-frame, by which a length in decimals may be too long
 PASS_FPS = tuple(KEYFRAME_FPS * (BETWEEN + 1) ** n for n in (1, 2))
 
 
@@ -65,9 +69,9 @@ class Plan:
 
     Args:
         keyframes: ``K``, key-frames of the output, its first included.
-        frames: ``T`` of the prediction model.
+        frames: ``T``, key-frames of a window.
         overlap: ``S``, given frames of every window but the first.
-        given: given frames of the first window, 1 or 2.
+        given: given frames of the first window, 1 or 2; 0 where all are made from noise, in one window.
         factor: ``r``, output frames per key-frame.
         passes: ``p``, of interpolation.
     """
@@ -83,7 +87,8 @@ class Plan:
         if (
             self.keyframes < 1
             or not 1 <= self.overlap < self.frames
-            or not 1 <= self.given < self.frames
+            or not 0 <= self.given < self.frames
+            or (not self.given and self.keyframes > self.frames)
             or self.factor not in FACTORS
             or self.factor % (BETWEEN + 1) ** self.passes
         ):
@@ -106,8 +111,13 @@ class Plan:
     @property
     def count(self) -> int:
         """How many windows it takes."""
-        beyond = self.keyframes - (self.frames - self.given + 1)
+        beyond = self.keyframes - self._opening
         return 1 + math.ceil(max(0, beyond) / (self.frames - self.overlap))
+
+    @property
+    def _opening(self) -> int:
+        """Key-frames that window 0 adds: its given frames but the last, which the output starts with, lie before."""
+        return self.frames - max(0, self.given - 1)
 
     def windows(self, begin: int = 0) -> Iterator[Window]:
         """The windows from number ``begin`` on."""
@@ -115,10 +125,9 @@ class Plan:
             yield self.window(n)
 
     def window(self, n: int) -> Window:
-        opening = self.frames - self.given + 1  # key-frames that window 0 adds
-        new = self.frames - self.overlap
+        opening, new = self._opening, self.frames - self.overlap
         if n == 0:
-            return Window(0, 1 - self.given, self.given, 0, min(opening, self.keyframes))
+            return Window(0, min(0, 1 - self.given), self.given, 0, min(opening, self.keyframes))
         first = opening + (n - 1) * new
         return Window(n, first - self.overlap, self.overlap, first, min(first + new, self.keyframes))
 
@@ -195,8 +204,9 @@ def video_frame(frame: int, factor: int = 1) -> int:
 
 
 def keyframes_for(seconds: float) -> int:
-    """Key-frames of an output that lasts ``seconds`` or, where they do not divide, up to 8/15 s more."""
-    return math.ceil(Fraction(str(seconds)) * KEYFRAME_FPS) + 1
+    """Key-frames of an output that lasts ``seconds`` or, where they do not divide, up to 8/15 s more. A second is a
+    decimal here: what is written of thirds may be a millionth too long."""
+    return math.ceil(Fraction(str(seconds)) * KEYFRAME_FPS - ROUNDED) + 1
 
 
 def factor_for(fps: Fraction) -> int:

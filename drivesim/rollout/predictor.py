@@ -16,12 +16,14 @@ class Predictor:
 
     Args:
         told: to every window.
+        frames: T, those of a window; 0: as many as it was trained on.
     """
 
-    def __init__(self, stack: Stack, config: RolloutConfig, noise: NoiseSource, told: Told):
+    def __init__(self, stack: Stack, config: RolloutConfig, noise: NoiseSource, told: Told, frames: int = 0):
         self.stack, self.config, self.noise, self.told = stack, config, noise, told
-        self.tokens = told.tokens(stack.tokens, stack.device)
-        self.denoiser = config.guidance.around(stack.keyframes, stack.null_tokens)
+        self.frames = frames or stack.frames
+        self.tokens, self.temporal = told.tokens(stack.tokens, stack.device), told.temporal(stack)
+        self.denoiser = config.guidance.around(stack.keyframes, stack.null_tokens, stack.null_temporal)
         self.sampler, self.levels = config.sampler.build(stack.keyframes)
 
     @torch.inference_mode()
@@ -32,7 +34,7 @@ class Predictor:
             raise ValueError(
                 f"window {window.n} is given {given} frames of {stack.latent_shape}, not {tuple(context.shape)}"
             )
-        frames = [video_frame(k) for k in range(window.start, window.start + stack.frames)]
+        frames = [video_frame(k) for k in range(window.start, window.start + self.frames)]
 
         def draw(step: int) -> Tensor:
             return self.noise("keyframes", frames, step, stack.latent_shape, stack.shared).to(stack.device)
@@ -45,18 +47,23 @@ class Predictor:
 
     def _condition(self, frames: list[int], context: Tensor) -> Condition:
         """What a window is told: the given frames, noised at a level that is told too, labels and boxes."""
+        fps = rate_of(KEYFRAME_FPS, 1, self.stack.device)
+        if not self.stack.contextual:
+            condition = Condition(tokens=self.tokens, temporal_tokens=self.temporal, fps=fps)
+            return self.told.boxed(condition, [frames], self.stack)
         stack, given, level = self.stack, len(context), self.config.context_noise
         noise = self.noise("context", frames[:given], START, stack.latent_shape, stack.shared)[0].to(stack.device)
-        shown = torch.zeros(1, stack.frames, *stack.latent_shape, device=stack.device)
+        shown = torch.zeros(1, self.frames, *stack.latent_shape, device=stack.device)
         shown[0, :given] = stack.whiten(context) + level * noise
-        mask = (torch.arange(stack.frames, device=stack.device) < given).float()[None]
+        mask = (torch.arange(self.frames, device=stack.device) < given).float()[None]
         condition = Condition(
             tokens=self.tokens,
+            temporal_tokens=self.temporal,
             context=shown,
             context_mask=mask,
             context_level=level * mask,
             given=torch.tensor([given], device=stack.device),
-            fps=rate_of(KEYFRAME_FPS, 1, stack.device),
+            fps=fps,
         )
         return self.told.boxed(condition, [frames], stack)
 

@@ -71,7 +71,8 @@ def _sampled(rollout: Rollout, cells: tuple[int, int, int]) -> list[Probe]:
         return start_frame(stack, replace(settings, start=_with(settings.start, steps)), noise, told)
 
     def keyframes(steps: int) -> object:
-        predict = Predictor(stack, replace(settings, sampler=_with(settings.sampler, steps)), noise, told)
+        own = replace(settings, sampler=_with(settings.sampler, steps))
+        predict = Predictor(stack, own, noise, told, plan.frames)
         window = plan.window(min(1, plan.count - 1))
         return predict(window, torch.zeros(window.given, *cells, device=device))
 

@@ -50,10 +50,15 @@ class NoiseSource:
 
 @dataclass(frozen=True)
 class Told:
-    """What every window is told: the labels, and the boxes of its frames, which None leaves unknown."""
+    """What every window is told: the labels, and the boxes of its frames, which None leaves unknown.
+
+    Args:
+        temporal_prompt: what temporal layers are told in the place of the labels' prompt; None: the same.
+    """
 
     labels: Labels = field(default_factory=Labels)
     boxes: Tracks | None = None
+    temporal_prompt: str | None = None
 
     def tokens(self, tokens: Tokens | None, device: torch.device) -> Tensor | None:
         """The labels as ``1 L D``, or None for models without labels."""
@@ -61,6 +66,13 @@ class Told:
             return None
         with torch.inference_mode():
             return tokens([self.labels]).to(device)
+
+    def temporal(self, stack: Stack) -> Tensor | None:
+        """What temporal layers are told, ``1 L D``; None where that is what the spatial ones are."""
+        if stack.temporal_tokens is None or not (stack.apart or self.temporal_prompt is not None):
+            return None
+        words = self.labels.prompt if self.temporal_prompt is None else self.temporal_prompt
+        return Told(Labels(prompt=words)).tokens(stack.temporal_tokens, stack.device)
 
     def boxed(self, condition: Condition, windows: Sequence[Sequence[int]], stack: Stack) -> Condition:
         """``condition`` with the boxes of B ``windows`` of T frames at 30 fps, for models that take them."""

@@ -16,6 +16,8 @@ from drivesim.rollout import tracks
 from drivesim.rollout.tracks import Edit, Track
 from drivesim.scene import KEYFRAME_FPS, Labels
 
+USUAL = 120.0  # seconds
+
 
 @dataclass(frozen=True)
 class Opening:
@@ -77,12 +79,15 @@ class Scenario:
     Args:
         version: of this format.
         opening: where the video starts.
-        seconds: length of the output.
+        seconds: length of the output; ``None`` is two minutes, or one window of models that make all frames from noise.
         fps: 1.875 (the key-frames alone), 3.75, 7.5, 15 or 30; a number or a fraction such as "15/2"; ``None`` is the
             highest that the interpolation model reaches, and 7.5 without one.
         size: height and width; ``None`` is the largest that the weights make.
         seeds: one future of the opening for each.
+        played: frames a second at which the file is written; ``None`` is ``fps``, and four fifths of it for models that
+            are told words, whose 30 are shown at 24. All other times are those of ``fps``.
         labels: of the whole rollout; ``None`` takes those of ``opening.generate``, and unknown after a real opening.
+        temporal_prompt: what temporal layers are told in the place of the prompt.
         guidance: how closely the models follow what they are told.
         boxes: ``unknown``, ``none`` (an empty street), or ``tracks``: those of the clip's own labels and ``tracks``,
             after ``edits``.
@@ -92,11 +97,13 @@ class Scenario:
 
     version: Literal[1] = 1
     opening: Opening = field(default_factory=Opening)
-    seconds: Annotated[float, Gt(0), Lt(1e6)] = 120.0
+    seconds: Annotated[float, Gt(0), Lt(1e6)] | None = None
     fps: Annotated[float, Gt(0)] | str | None = None
+    played: Annotated[float, Gt(0)] | str | None = None
     size: tuple[Annotated[int, Ge(1)], Annotated[int, Ge(1)]] | None = None
     seeds: Annotated[list[Annotated[int, Ge(0)]], MinLen(1)] = field(default_factory=lambda: [0])
     labels: Labels | None = None
+    temporal_prompt: str | None = None
     guidance: Scales = field(default_factory=Scales)
     boxes: Literal["unknown", "none", "tracks"] = "unknown"
     tracks: tuple[Track, ...] = ()
@@ -107,6 +114,11 @@ class Scenario:
         return None if self.fps is None else Fraction(str(self.fps))
 
     @property
+    def length(self) -> float:
+        """Seconds of a rollout that goes from window to window."""
+        return USUAL if self.seconds is None else self.seconds
+
+    @property
     def told(self) -> Labels:
         """The labels that the prediction model is told."""
         return self.labels or self.opening.generate or Labels()
@@ -114,13 +126,20 @@ class Scenario:
     def identity(self, clip_id: str) -> str:
         """What the noise is keyed by: the opening and the labels.
 
-        Not the length: a longer rollout begins with the shorter one.
+        Not the length: a longer rollout begins with the shorter one. Nor what temporal layers are told: other words
+        for them move the same pictures.
         """
-        opening = config.plain(replace(self.opening, clip=clip_id or None))
+        opening = config.plain(replace(self.opening, clip=clip_id or None, generate=None))
         for name in ("keep", "labels", "format", "fps"):  # of these the noise knows nothing
             del opening[name]
-        told = {name: value for name, value in config.plain(self.told).items() if name != "prompt" or value is not None}
-        return config.digest({"opening": opening, "labels": told})
+        opening["generate"] = None if self.opening.generate is None else _named(self.opening.generate)
+        return config.digest({"opening": opening, "labels": _named(self.told)})
+
+
+def _named(labels: Labels) -> dict[str, Any]:
+    """Without a prompt as before there were any: what was made then is made again."""
+    values = config.plain(labels)
+    return {name: value for name, value in values.items() if name != "prompt" or value is not None}
 
 
 def load(file: str | Path) -> Scenario:
@@ -165,9 +184,9 @@ def check(scenario: Scenario) -> Scenario:
     """
     config.build(Scenario, config.plain(scenario))  # what the command's options gave is held to what a file is
     opening, boxes = scenario.opening, scenario.boxes
-    for name, holder in (("fps", scenario), ("opening.fps", opening)):
-        if not _positive(holder):
-            what = f"a rate above 0 is expected, not {holder.fps!r}"
+    for name, rate in (("fps", scenario.fps), ("played", scenario.played), ("opening.fps", opening.fps)):
+        if not _positive(rate):
+            what = f"a rate above 0 is expected, not {rate!r}"
             raise Mistake(what, field=name, mend="such as 30, 7.5 or 30000/1001")
     listed = next((name for name in ("tracks", "edits") if getattr(scenario, name)), "opening.labels")
     some = listed != "opening.labels" or bool(opening.labels)
@@ -191,9 +210,9 @@ def check(scenario: Scenario) -> Scenario:
     return scenario
 
 
-def _positive(holder: Scenario | Opening) -> bool:
+def _positive(rate: float | str | None) -> bool:
     try:
-        return holder.rate is None or holder.rate > 0
+        return rate is None or Fraction(str(rate)) > 0
     except (ValueError, ZeroDivisionError):
         return False
 

@@ -50,12 +50,13 @@ class GuidanceConfig:
     high: float | None = None
     batched: bool = False
 
-    def around(self, denoiser: Denoise, null_tokens: Tensor | None) -> Guidance:
+    def around(self, denoiser: Denoise, null_tokens: Tensor | None, null_temporal: Tensor | None = None) -> Guidance:
         high = inf if self.high is None else self.high
         context, labels, boxes = (Scale(value, self.low, high) for value in (self.context, self.labels, self.boxes))
         return Guidance(
-            denoiser, context=context, labels=labels, boxes=boxes, null_tokens=null_tokens, batched=self.batched
-        )
+            denoiser, context=context, labels=labels, boxes=boxes, null_tokens=null_tokens,
+            null_temporal=null_temporal, batched=self.batched,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -18,11 +18,17 @@ Boxed = Callable[[FrameBoxes, tuple[int, int], Condition], Condition]
 
 @dataclass(frozen=True, eq=False)
 class Interpolation:
-    """The interpolation model, called with T = 5 on whitened latents; ``rates``: frames a second that it knows."""
+    """The interpolation model, called with T = 5 on whitened latents.
+
+    Args:
+        rates: frames a second that it knows.
+        whole: it has spatial layers of its own; what these are told is what temporal layers are.
+    """
 
     denoiser: Denoiser
     rates: tuple[float, ...]
     shared: float = 0.0
+    whole: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,6 +102,12 @@ class Stack:
         shared: share of the noise that all frames of a window have in common, as in training.
         precision: that the networks compute in, ``32`` or ``bf16``; it decides the bits.
         interpolation, temporal_decoder, upsampler: what follows, where there are weights for it.
+        words: the labels that the models are told are words, and no others.
+        temporal: the prediction model has temporal layers; without, every key-frame is an image for itself.
+        contextual: it sees the frames that it is given; else it makes all from noise, in one window.
+        stretches: it makes more frames at once than it was trained on [App. D].
+        temporal_tokens, null_temporal: as ``tokens``, of the text encoder that temporal layers were trained with; None
+            for models that are told no words. ``apart``: it is another than that of ``tokens``.
     """
 
     image: Denoiser | None
@@ -117,6 +129,13 @@ class Stack:
     temporal_decoder: TemporalDecoder | None = None
     upsampler: Upsampler | None = None
     boxed: Boxed | None = None
+    words: bool = False
+    temporal: bool = True
+    contextual: bool = True
+    stretches: bool = False
+    temporal_tokens: Tokens | None = None
+    null_temporal: Tensor | None = None
+    apart: bool = False
 
     @property
     def upsampled(self) -> tuple[int, int] | None:

@@ -155,7 +155,7 @@ def mocked(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     from drivesim.jobs import generate
 
     boxed = stack(boxed=lambda boxes, cells, condition: condition)
-    monkeypatch.setattr(generate.stacks, "load", lambda weights, device, precision: boxed)
+    monkeypatch.setattr(generate.stacks, "load", lambda *weights: boxed)
     yield
 
 

@@ -32,7 +32,7 @@ def test_a_hostile_file_does_nothing(
     from drivesim.jobs import generate
 
     if hostile.mocked or hostile.name.startswith("journal"):
-        monkeypatch.setattr(generate.stacks, "load", lambda weights, device, precision: stack())
+        monkeypatch.setattr(generate.stacks, "load", lambda *weights: stack())
     with trap(tmp_path) as set_up:
         words = hostile.make(set_up)
         monkeypatch.chdir(set_up.inside)

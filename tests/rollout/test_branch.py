@@ -28,7 +28,7 @@ EDIT = "labels: {night: true}\n"
 def models(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Path]]:
     """``generate.run`` with mock models, which a test gives its other options."""
     make = stack if request.param == "key-frames" else cascade
-    monkeypatch.setattr(generate.stacks, "load", lambda weights, device, precision: make())
+    monkeypatch.setattr(generate.stacks, "load", lambda *weights: make())
     return lambda out, **options: generate.run(None, Path("weights"), out, **options)
 
 
@@ -127,7 +127,7 @@ def test_a_branch_of_a_branch(models, tmp_path: Path) -> None:
     ],
 )
 def test_mistakes_write_nothing(tmp_path: Path, monkeypatch, at, edit, options, said) -> None:
-    monkeypatch.setattr(generate.stacks, "load", lambda weights, device, precision: stack())
+    monkeypatch.setattr(generate.stacks, "load", lambda *weights: stack())
     (run,) = generate.run(None, Path("weights"), tmp_path / "run", minutes=0.2, settings=QUICK)
     if edit:
         (tmp_path / "edit.yaml").write_text(edit)
@@ -141,7 +141,7 @@ def test_mistakes_write_nothing(tmp_path: Path, monkeypatch, at, edit, options, 
 
 def test_a_past_that_changes_under_way_is_refused(tmp_path: Path, monkeypatch) -> None:
     """Between planning and making, a segment of the run is damaged: no branch with another past comes of it."""
-    monkeypatch.setattr(generate.stacks, "load", lambda weights, device, precision: stack())
+    monkeypatch.setattr(generate.stacks, "load", lambda *weights: stack())
     (run,) = generate.run(None, Path("weights"), tmp_path / "run", minutes=0.2, settings=QUICK)
     plan = generate.part
 
@@ -157,7 +157,7 @@ def test_a_past_that_changes_under_way_is_refused(tmp_path: Path, monkeypatch) -
 
 
 def test_a_run_that_kept_no_states(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(generate.stacks, "load", lambda weights, device, precision: stack())
+    monkeypatch.setattr(generate.stacks, "load", lambda *weights: stack())
     settings = [*QUICK, "states=newest"]
     (run,) = generate.run(None, Path("weights"), tmp_path / "run", minutes=0.2, settings=settings)
     assert len(list((run / "state").iterdir())) == 2

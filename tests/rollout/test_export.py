@@ -288,7 +288,7 @@ def test_generate_writes_what_is_asked_for_and_says_once_what_is_lost(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     boxed = stack(boxed=lambda boxes, cells, condition: condition)
-    monkeypatch.setattr(generate.stacks, "load", lambda weights, device, precision: boxed)
+    monkeypatch.setattr(generate.stacks, "load", lambda *weights: boxed)
     quick = ["sampler.steps=1", "start.steps=1"]
     file = tmp_path / "cut-in.yaml"
     file.write_text(config.to_yaml(replace(BOXED, seconds=1, seeds=[1, 2])))

@@ -16,7 +16,7 @@ QUICK = ["sampler.steps=1", "start.steps=1"]
 
 @pytest.fixture
 def mocked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(generate.stacks, "load", lambda weights, device, precision: stack())
+    monkeypatch.setattr(generate.stacks, "load", lambda *weights: stack())
 
 
 def names(folder: Path) -> set[str]:

@@ -91,7 +91,7 @@ def test_what_does_not_fit_is_not_tried(monkeypatch: pytest.MonkeyPatch, stage: 
 def test_real_stages_are_measured_and_nothing_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(generate.stacks, "load", lambda weights, device, precision: cascade())
+    monkeypatch.setattr(generate.stacks, "load", lambda *weights: cascade())
     quick = ["sampler.steps=1", "start.steps=1", "interpolation.sampler.steps=1", "upsample.sampler.steps=1"]
     assert generate.run(None, tmp_path, tmp_path / "out", minutes=0.05, settings=quick, dry_run=True) == []
     said = capsys.readouterr().out.splitlines()

@@ -163,10 +163,10 @@ def test_label_files_are_there_when_all_are(tmp_path: Path) -> None:
     (tmp_path / "export" / "first" / "labels.json").write_text("old")
     plan = planned().plan
     with pytest.raises(Mistake, match="second: cannot be written: No space left"):
-        labels.export(None, tmp_path, plan, [Writing, Failing])  # type: ignore[arg-type,list-item]
+        labels.export(None, tmp_path, plan.fps, [Writing, Failing])  # type: ignore[arg-type,list-item]
     assert (tmp_path / "export" / "first" / "labels.json").read_text() == "old"
     assert [file.name for file in tmp_path.iterdir()] == ["export"]
-    labels.export(None, tmp_path, plan, [Writing])  # type: ignore[arg-type,list-item]
+    labels.export(None, tmp_path, plan.fps, [Writing])  # type: ignore[arg-type,list-item]
     assert (tmp_path / "export" / "first" / "labels.json").read_text() == "new"
 
 
