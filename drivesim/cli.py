@@ -270,6 +270,7 @@ def _index_options(parser: Parser) -> None:
     parser.add_argument(
         "--format", metavar="F", help="of the labels: bdd100k, kitti, cvat, coco, ... (default: by a look)"
     )
+    parser.add_argument("--captions", type=Path, metavar="FILE", help="CSV with the columns path,caption")
     parser.add_argument("--seed", type=seed, default=0, metavar="S", help="of a rendered source (default 0)")
     _out(parser, "runs/index")
 
@@ -278,7 +279,7 @@ def _index(args: argparse.Namespace) -> None:
     from drivesim.jobs import index
 
     (source,) = _paths(args, "SOURCE")
-    index.run(source, args.out or Path("runs/index"), args.recipe, args.seed, args.labels, args.format)
+    index.run(source, args.out or Path("runs/index"), args.recipe, args.seed, args.labels, args.format, args.captions)
 
 
 def _encode_options(parser: Parser) -> None:
@@ -540,7 +541,7 @@ def _weights(args: argparse.Namespace) -> None:
 
 COMMANDS = {
     "index": Command(
-        "SOURCE [--recipe FILE] [--labels PLACE] [--format F] [--out DIR] [--seed S]",
+        "SOURCE [--recipe FILE] [--labels PLACE] [--format F] [--captions FILE] [--out DIR] [--seed S]",
         "list the clips of a folder of videos or numbered images, with day or night measured",
         "drivesim index ~/dashcam --out runs/index",
         _index_options,

@@ -41,13 +41,15 @@ SCHEMA = pa.schema(
         ("clip_id", pa.string()), ("night", pa.bool_()), ("cars", pa.int32()), ("split", pa.string()),
         ("shard", pa.int32()), ("offset", pa.int64()), ("frames", pa.int64()),
         ("fps_num", pa.int64()), ("fps_den", pa.int64()), ("start_num", pa.int64()), ("start_den", pa.int64()),
+        ("caption", pa.string()),
     ]
 )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Sequence:
-    """``frames`` consecutive frames of a clip from second ``start``, at ``offset`` of ``shard``."""
+    """``frames`` consecutive frames of a clip from second ``start``, at ``offset`` of ``shard``; ``night``, ``cars``,
+    ``caption`` None: unknown."""
 
     clip_id: str
     night: bool | None
@@ -60,6 +62,7 @@ class Sequence:
     fps_den: int
     start_num: int
     start_den: int
+    caption: str | None = None
 
 
 @dataclass(frozen=True)
@@ -108,7 +111,7 @@ class LatentWriter:
         self._rows.append(
             Sequence(
                 entry.clip_id, entry.night, entry.cars, entry.split, self._shard, self._offset, len(moments),
-                fps.numerator, fps.denominator, start.numerator, start.denominator,
+                fps.numerator, fps.denominator, start.numerator, start.denominator, entry.caption,
             )
         )  # fmt: skip
         self._pending.append(np.clip(moments, -65504, 65504).astype(np.float16))
@@ -160,6 +163,7 @@ class LatentCache:
     def __init__(self, folder: Path, about: About, sequences: list[Sequence]):
         self.folder, self.about, self.sequences = folder, about, sequences
         self.size, self.fps, self.fingerprint = about.size, Fraction(about.fps), about.fingerprint
+        self.captioned = any(sequence.caption for sequence in sequences)
 
     @classmethod
     def open(cls, folder: str | Path, autoencoder: str | None = None) -> "LatentCache":
@@ -174,7 +178,7 @@ class LatentCache:
             raise Mistake("is not a latent cache", where=folder, mend="'drivesim encode INDEX --weights DIR' makes one")
         try:
             content: dict[str, Any] = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
-            table = pq.read_table(folder / SEQUENCES).select(SCHEMA.names).cast(SCHEMA)
+            table = _with_captions(pq.read_table(folder / SEQUENCES)).select(SCHEMA.names).cast(SCHEMA)
             values = {field.name: content[field.name] for field in fields(About) if field.name in content}
             about = About(**{**values, "size": tuple(values["size"]), "shape": tuple(values["shape"])})
             sequences = [Sequence(**row) for row in table.to_pylist()]
@@ -265,6 +269,13 @@ class LatentCache:
         return {name: value for name, value in self.__dict__.items() if name not in ("_shards", "_boxes")}
 
 
+def _with_captions(table: pa.Table) -> pa.Table:
+    """Caches of before have no such column: nothing is known."""
+    if "caption" in table.column_names:
+        return table
+    return table.append_column("caption", pa.nulls(len(table), pa.string()))
+
+
 @dataclass(frozen=True)
 class Stretch:
     """A window of a sequence that starts at frame ``first`` or up to ``slack`` frames later."""
@@ -304,6 +315,7 @@ class Latents(Dataset[Item]):
             "moments": torch.from_numpy(self.cache.read(*place)),
             "fps": torch.tensor(float(self.cache.fps / stride)),
             **(self.cache.boxes(*place) if self.cache.about.boxes else {}),
+            **({"caption": window.sequence.caption or ""} if self.cache.captioned else {}),
             **labels(window.sequence.night, window.sequence.cars, sample),
         }
 
@@ -320,7 +332,7 @@ class Latents(Dataset[Item]):
 
 class LatentData(Ordered):
     """Windows of a cache as batches ``{"moments": B T 2C h w, "fps", "night", "cars", "sample": B}``, with the
-    fields of ``FrameBoxes`` where the cache holds boxes; see ``ClipData``.
+    fields of ``FrameBoxes`` where the cache holds boxes, and ``"caption"`` where it holds any; see ``ClipData``.
 
     Args:
         rates: frames a second of the windows, which all are trained on alike; none named is the cache's own. A clip

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as lightning
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from drivesim.data import video
@@ -25,7 +24,7 @@ from drivesim.scene import BATCHED, MOST_BOXES, Boxes, frame_boxes, to_model
 
 MOST_BAD = Fraction(1, 10)  # of the clips: more is no accident
 START_STEPS = 1 << 20  # the drawn start falls on a grid of exact fractions
-Item = dict[str, Tensor]
+Item = dict[str, Any]  # tensors by name, and "caption": text
 HELD = Fraction(1, 2)  # seconds that a label holds at most, where the next is later
 NONE = Boxes((), np.empty(0, np.int64), (), np.empty((0, 4)), np.empty(0))
 
@@ -68,11 +67,12 @@ class Clips(Dataset[Item]):
         keep: int,
         crop: video.Size | None = None,
         boxes: Index | None = None,
+        captioned: bool = False,
     ):
         self.held, self.frames, self.fps, self.size, self.order, self.crop = held, frames, fps, size, order, crop
         self.quarantine: Path | None = None
         self._bad: set[str] = set()
-        self.boxes = boxes
+        self.boxes, self.captioned = boxes, captioned
         self._keep = _that_fit([window.entry for window in held], size, keep)
         self._kept: dict[str, video.Recording] = {}
 
@@ -89,6 +89,7 @@ class Clips(Dataset[Item]):
         return {
             "video": to_model(self._cropped(frames, sample)),
             **(self._boxes(entry, start) if self.boxes else {}),
+            **({"caption": entry.caption or ""} if self.captioned else {}),
             **labels(entry.night, entry.cars, sample),
         }
 
@@ -225,7 +226,8 @@ def _unasked(worker: int) -> None:
 
 
 class ClipData(Ordered):
-    """Clips of an index as batches ``{"video": B T 3 H W in [-1, 1], "night": B, "cars": B, "sample": B}``.
+    """Clips of an index as batches ``{"video": B T 3 H W in [-1, 1], "night": B, "cars": B, "sample": B}``, where the
+    index has captions with ``"caption"``, a list of text; "" is unknown.
 
     Args:
         index: its folder.
@@ -275,6 +277,7 @@ class ClipData(Ordered):
         if boxes and all(entry.labels is None for entry in opened.entries):
             raise Mistake("has no boxes, which the loss is to weigh", where=index, mend="index with --labels")
         self.keep, self.digest = keep // max(1, workers), opened.digest
+        self.captioned = any(entry.caption for entry in opened.entries)
         self.left_out = Counter()
         self._train = self._windows(self._there(opened, opened.split("train")))
         if not self._train:
@@ -314,7 +317,7 @@ class ClipData(Ordered):
 
     def training(self) -> Clips:
         order, crop, boxes = self._order, self.crop, self.boxes
-        clips = Clips(self._train, self.frames, self.fps, self.size, order, self.keep, crop, boxes)
+        clips = Clips(self._train, self.frames, self.fps, self.size, order, self.keep, crop, boxes, self.captioned)
         clips.quarantine = self.quarantine
         return clips
 

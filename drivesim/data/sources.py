@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 
 from drivesim import config
-from drivesim.data import generated, labelling, video
+from drivesim.data import captions, generated, labelling, video
 from drivesim.data.annotations import Remarks
 from drivesim.data.formats import Reel, known
 from drivesim.data.index import Entry, Index, Rows, identity, size_of, whole_folder
@@ -46,6 +46,8 @@ class Recipe:
         val: share of the drives that is held back.
         labels: a label file or folder, relative to the root, by whose names its clips get their boxes.
         format: that of the labels (``data/formats``); told by a look at them where it is not given.
+        captions: a CSV with the columns ``path`` and ``caption``, relative to the root. Besides, a text ``NAME.txt``
+            beside ``NAME.mp4`` is its caption.
         clips, seconds, size, seed: of a rendered world: number of clips, length, height and width, first seed.
     """
 
@@ -61,6 +63,7 @@ class Recipe:
     val: float = 0.1
     labels: str = ""
     format: str | None = None
+    captions: str = ""
     clips: int = 0
     seconds: float = 0.0
     size: tuple[int, int] = (128, 256)
@@ -78,9 +81,11 @@ def load_recipe(file: Path) -> Recipe:
     recipe = config.load(Recipe, file)
     with config.located(file):
         _check(recipe)
-        if recipe.labels and (Path(recipe.labels).is_absolute() or ".." in Path(recipe.labels).parts):
-            mend = "labels that lie elsewhere are named by --labels PLACE"
-            raise Mistake("leads out of the folder of the clips", field="labels", mend=mend)
+        for key in ("labels", "captions"):
+            place = Path(getattr(recipe, key))
+            if place.is_absolute() or ".." in place.parts:
+                mend = f"{key} that lie elsewhere are named by --{key} {'PLACE' if key == 'labels' else 'FILE'}"
+                raise Mistake("leads out of the folder of the clips", field=key, mend=mend)
     return recipe
 
 
@@ -113,14 +118,15 @@ def build(
     progress: Callable[[list[str]], Iterable[str]] = iter,
     remarks: Remarks | None = None,
 ) -> Index:
-    """Indexes the videos (or folders of images) below ``source`` into the folder ``out``, with their labels if the
-    recipe names some; what is wrong with a box goes to ``remarks``. A generated video brings its own boxes.
+    """Indexes the videos (or folders of images) below ``source`` into the folder ``out``, with their labels and
+    captions if the recipe names some; what is wrong with a box goes to ``remarks``. A generated video brings its own
+    boxes.
 
     A file that cannot be used is a line in ``quarantine.jsonl``, and the work goes on.
 
     Raises:
-        Mistake: no folder, an empty one, one without a readable video, labels that cannot be read or belong to no
-            clip; then ``out`` is not made.
+        Mistake: no folder, an empty one, one without a readable video, labels or captions that cannot be read or
+            belong to no clip; then ``out`` is not made.
     """
     source, out, recipe, remarks = Path(source), Path(out), recipe or Recipe(), remarks or Remarks()
     if not source.is_dir():
@@ -135,6 +141,7 @@ def build(
         found = takes(root, recipe, part.resolve(), remarks)
         if not found:
             raise Mistake(_nothing(root), where=source, mend=_instead(root, recipe))
+        told = _captions(root, recipe, found)
         seen: dict[str, str] = {}
         for name in progress(list(found)):
             try:
@@ -146,6 +153,7 @@ def build(
                 rows.quarantine(name, f"has the same bytes as {seen[entry.clip_id]}")
                 continue
             seen[entry.clip_id] = name
+            entry = replace(entry, caption=told.get(name))
             if (own := generated.read(entry.file, entry.clip_id)) is not None:
                 rows.add(labelling.with_labels(entry, own, generated.SOURCE), own.boxes)
             else:
@@ -171,6 +179,22 @@ def takes(root: Path, recipe: Recipe, part: Path, remarks: Remarks) -> dict[str,
         raise Mistake(f"{form.title} does not say which pictures make a video", where=place, mend="use kind: images")
     chosen = [r for r in form.reels(place) if _any(r.video, recipe.include) and not _any(r.video, recipe.exclude)]
     return {reel.video: partial(bound, reel, root, recipe, part, remarks) for reel in chosen}
+
+
+def _captions(root: Path, recipe: Recipe, taken: Iterable[str]) -> dict[str, str]:
+    """The captions of the clips ``taken``, by their names; the CSV may also name clips that the recipe leaves out."""
+    told, every = dict[str, str](), list(taken)
+    if recipe.captions:
+        if recipe.kind != "tables":
+            whole = replace(recipe, include=("*",), exclude=())
+            every = [file.relative_to(root).as_posix() for file in candidates(root, whole)]
+        told = captions.read(root / recipe.captions, every)
+    if recipe.kind == "tables":
+        return told
+    labels = root / recipe.labels if recipe.labels else None
+    own = {name: captions.beside(root / name, root, labels) for name in taken}
+    both = {name: captions.joined(text, told, name, root / recipe.captions) for name, text in own.items()}
+    return {name: text for name, text in both.items() if text is not None}
 
 
 def candidates(root: Path, recipe: Recipe) -> list[Path]:
@@ -271,9 +295,9 @@ def drive_of(name: str, recipe: Recipe) -> str:
     return f"{recipe.name}/{name if parent == '.' or recipe.kind == 'images' else parent}"
 
 
-def rendered(entry: Entry, night: bool | None, cars: int | None) -> Entry:
-    """The row of a clip whose labels are known, not measured."""
-    return replace(entry, night=night, cars=cars, labels="world")
+def rendered(entry: Entry, night: bool, cars: int) -> Entry:
+    """The row of a rendered clip: its labels are known, not measured, and say what it shows."""
+    return replace(entry, night=night, cars=cars, caption=captions.of_world(night, cars), labels="world")
 
 
 def _any(name: str, patterns: tuple[str, ...]) -> bool:

@@ -31,6 +31,7 @@ def run(
     seed: int = 0,
     labels: Path | None = None,
     form: str | None = None,
+    captions: Path | None = None,
 ) -> Path:
     """Indexes ``source`` into the folder ``out``.
 
@@ -39,6 +40,7 @@ def run(
         recipe: how to read the folder.
         seed: of a rendered world.
         labels: a label file or folder, in the place of the recipe's; ``form`` its format.
+        captions: a CSV of paths and captions, in the place of the recipe's.
 
     Raises:
         Mistake: nothing to index, ``out`` is taken, a wrong recipe.
@@ -55,6 +57,10 @@ def run(
         raise Mistake("is the format of labels, and none are named", where="--format", mend="add --labels PLACE")
     if rules.labels and rules.kind == "world":
         raise Mistake("a rendered world has exact boxes of its own", where="labels", mend="leave --labels out")
+    if captions is not None:
+        rules = replace(rules, captions=str(Path(captions).resolve()))
+    if rules.captions and rules.kind == "world":
+        raise Mistake("a rendered world says itself what it shows", where="captions", mend="leave --captions out")
     remarks = Remarks()
     if rules.kind == "world":
         made = render(rules, out, seed)
@@ -97,6 +103,7 @@ def _render_one(task: tuple[Path, int, int, Recipe, Fraction]) -> tuple[Entry, B
         writer.write(clip.frames)
     entry = measure(folder.resolve(), file.resolve(), replace(recipe, fps=None, kind="videos"))
     entry = replace(entry, root=".", drive=f"{recipe.name}/{seed}")
+    assert clip.labels.night is not None and clip.labels.cars is not None
     return rendered(entry, clip.labels.night, clip.labels.cars), clip.boxes
 
 
@@ -123,6 +130,8 @@ def _tell(made: Index, remarks: Remarks) -> None:
         boxes = [found for entry in labelled if (found := made.boxes(entry.clip_id)) is not None]
         tracks = sum(len(set(found.track[~found.ignored].tolist())) for found in boxes)
         say(f"{len(labelled)} clips with {sum(map(len, boxes))} boxes of {tracks} tracks")
+    if described := sum(entry.caption is not None for entry in made.entries):
+        say(f"{described} clips with a caption")
     for line in remarks.lines():
         say(f"[yellow]labels[/] {escape(line)}")
     lines = (made.folder / QUARANTINE).read_text(encoding="utf-8").splitlines()
