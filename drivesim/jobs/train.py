@@ -156,8 +156,7 @@ def _train(
             noted.facts["quarantined"] = passed_over
             print(f"{passed_over} clip{'s' * (passed_over > 1)} could not be read, see {built.data.quarantine}")
         for parent in built.parents:
-            if parent.resolve() != (target.parent / parent.name).resolve():
-                weights.copy_atomic(parent, target.parent / parent.name)
+            _put(parent, target.parent / parent.name)
         built.module.cpu()
         header = built.header()
         provenance = {
@@ -171,6 +170,17 @@ def _train(
         sha = weights.save(target, built.module.state_dict(), replace(header, ema=settings.loop.ema, train=provenance))
         noted.facts["weights"] = {stage: sha}
     return target
+
+
+def _put(parent: Path, place: Path) -> None:
+    """A copy of a parent, a file or a folder of files, unless it lies there."""
+    if parent.resolve() == place.resolve():
+        return
+    if parent.is_file():
+        weights.copy_atomic(parent, place)
+        return
+    for file in sorted(parent.iterdir()):
+        weights.copy_atomic(file, place / file.name)
 
 
 def begun(built: Built, init: str, stage: str) -> Built:

@@ -2,7 +2,8 @@
 frames and how much noise they have; first on single frames, then with temporal layers alone trained.
 
 Both learn on parts of frames, and are run on whole ones: nothing in them depends on the size. The low-resolution part
-is made from the high one, by the mean over squares of pixels.
+is made from the high one, by the mean over squares of pixels. Where there is an autoencoder, its latents of the high
+part are what is diffused [H.2]: they are then as large as the low part.
 """
 
 from dataclasses import dataclass
@@ -15,13 +16,14 @@ from torch import Tensor
 
 from drivesim.diffusion.loss import LossConfig
 from drivesim.diffusion.lowres import augmented, reduced
-from drivesim.diffusion.noise import ScheduleConfig
+from drivesim.diffusion.noise import Schedule, ScheduleConfig
 from drivesim.errors import Mistake
+from drivesim.models.autoencoder import split_moments
 from drivesim.models.temporal import TemporalConfig, TemporalLayers
 from drivesim.models.video import ImageModel, VideoUNet
 from drivesim.randomness import normal
 from drivesim.scene import Condition, to_pixels
-from drivesim.training.diffusion import Conditions, ImageStage
+from drivesim.training.diffusion import USUAL, Batch, Conditions, ImageStage, Latents
 from drivesim.training.loop import LoopConfig
 
 
@@ -30,10 +32,12 @@ class LowConfig:
     """Args:
     factor: how many times higher and wider the frames become.
     levels: the highest index of the noise on the low-resolution frames, which is uniform in 0 .. levels [H.1: 250].
+    schedule: of that noise; None: the model's own.
     """
 
     factor: int = 4
     levels: int = 250
+    schedule: ScheduleConfig | None = None
 
     def __post_init__(self) -> None:
         if self.factor < 2 or self.levels < 0:
@@ -41,7 +45,14 @@ class LowConfig:
 
 
 class UpsamplerStage(ImageStage):
-    """The image upsampler, from batches ``{"video": B T 3 H W, "night": B, "cars": B, "sample": B}``, T = 1."""
+    """The image upsampler, from batches ``{"video": B T 3 H W, "night": B, "cars": B, "sample": B}``, T = 1; of a model
+    that is told words, with ``"caption"``, B strings, where the index has any.
+
+    Args:
+        latents: of an autoencoder whose f is ``low.factor``; None: pixels are diffused as they are.
+    """
+
+    latents: Latents | None  # type: ignore[assignment]
 
     def __init__(
         self,
@@ -50,28 +61,38 @@ class UpsamplerStage(ImageStage):
         schedule: ScheduleConfig,
         loss: LossConfig,
         loop: LoopConfig,
-        label_drop: float = 0.1,
+        conditions: Conditions = USUAL,
+        latents: Latents | None = None,
     ):
-        super().__init__(image, None, schedule, loss, loop, Conditions(label_drop))
-        self.low = low
+        super().__init__(image, latents, schedule, loss, loop, conditions)
+        self.low, self.noising = low, Schedule(low.schedule or schedule)
 
-    def _clean(self, batch: dict[str, Tensor]) -> Tensor:
-        """Frames are diffused as they are."""
-        return batch["video"]
+    @torch.no_grad()
+    def _clean(self, batch: Batch) -> Tensor:
+        video: Tensor = batch["video"]
+        if self.latents is None:
+            return video
+        coder = self.latents.decoder.to(video.device)
+        means = [split_moments(coder.encode(clip[n : n + 1]).float())[0] for clip in video for n in range(len(clip))]
+        return self.latents.whiten(rearrange(torch.cat(means), "(b t) c h w -> b t c h w", b=len(video)))
 
-    def _condition(self, batch: dict[str, Tensor], z: Tensor, samples: list[int]) -> tuple[Condition, Tensor | None]:
+    def _condition(self, batch: Batch, z: Tensor, samples: list[int]) -> tuple[Condition, Tensor | None]:
         u = self._uniform("low level", samples).to(z.device)
         index = (u * (self.low.levels + 1)).long().clamp(max=self.low.levels)
-        return self._told(batch, reduced(z, self.low.factor), index, samples), None
+        return self._told(batch, reduced(batch["video"], self.low.factor), index, samples), None
 
-    def _told(
-        self, batch: dict[str, Tensor], low: Tensor, index: Tensor, samples: list[int] | None = None
-    ) -> Condition:
+    def _told(self, batch: Batch, low: Tensor, index: Tensor, samples: list[int] | None = None) -> Condition:
         """The condition of low-resolution frames with noise ``index``; labels dropped for some of the ``samples``."""
         numbers = samples if samples is not None else [int(n) for n in batch["sample"]]
         noise = torch.stack([normal((self.loop.seed, "low", n), tuple(low.shape[1:])) for n in numbers]).to(low)
-        shown = augmented(low, index, noise, self.schedule, self.low.factor)
+        f = 1 if self.latents is None else self.latents.decoder.config.f
+        shown = augmented(low, index, noise, self.noising, self.low.factor // f)
         return Condition(tokens=self._tokens(batch, samples), low=shown, low_level=index)
+
+    def _tokens(self, batch: Batch, samples: list[int] | None) -> Tensor | None:
+        """Clips of an index without captions are told ""."""
+        silent = {} if "caption" in batch else {"caption": [""] * len(batch["sample"])}
+        return super()._tokens({**batch, **silent}, samples)
 
     @torch.no_grad()
     def pictures(self) -> np.ndarray:
@@ -81,8 +102,9 @@ class UpsamplerStage(ImageStage):
         high = self.shown["video"]
         low = reduced(high, self.low.factor)
         index = torch.full((len(high),), self.low.levels // 5, device=high.device)
-        sampled = self._sampled(high, self._told(self.shown, low, index), self.network)
-        rows = [bicubic(to_pixels(low), self.low.factor), to_pixels(sampled), to_pixels(high)]
+        sampled = self._sampled(self._clean(self.shown), self._told(self.shown, low, index), self.network)
+        made = to_pixels(sampled) if self.latents is None else self.latents.pixels(sampled)
+        rows = [bicubic(to_pixels(low), self.low.factor), made, to_pixels(high)]
         return np.stack([rearrange(row, "b t h w c -> (b t) h w c") for row in rows])
 
 
@@ -105,9 +127,10 @@ class UpsamplerTemporalStage(UpsamplerStage):
         schedule: ScheduleConfig,
         loss: LossConfig,
         loop: LoopConfig,
-        label_drop: float = 0.1,
+        conditions: Conditions = USUAL,
+        latents: Latents | None = None,
     ):
-        super().__init__(image, low, schedule, loss, loop, label_drop)
+        super().__init__(image, low, schedule, loss, loop, conditions, latents)
         self.image.requires_grad_(False)
         self.temporal, self.known = TemporalLayers(temporal, image.unet), known
 
@@ -115,7 +138,7 @@ class UpsamplerTemporalStage(UpsamplerStage):
     def network(self) -> VideoUNet:
         return VideoUNet(self.image.unet, self.temporal)
 
-    def _condition(self, batch: dict[str, Tensor], z: Tensor, samples: list[int]) -> tuple[Condition, Tensor | None]:
+    def _condition(self, batch: Batch, z: Tensor, samples: list[int]) -> tuple[Condition, Tensor | None]:
         condition, _ = super()._condition(batch, z, samples)
         ends = torch.tensor(self.known).cumsum(0)[:-1]
         count = (self._uniform("known", samples)[:, None] >= ends).sum(1)

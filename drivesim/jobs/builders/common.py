@@ -22,7 +22,7 @@ class Built:
 
     Args:
         module: what is trained and saved; ``header`` says what it is, once it is trained and on the CPU.
-        parents: weight files that lie beside it.
+        parents: weight files that lie beside it, and folders of text encoders.
         origin: names the data.
     """
 
