@@ -15,6 +15,7 @@ from drivesim.scene import Level
 
 Spacing = Literal["leading", "trailing", "linspace", "karras"]
 SamplerName = Literal["ddim", "euler", "heun", "dpmpp_2m"]
+End = Literal["zero", "first"]
 SPACINGS = ("leading", "trailing", "linspace", "karras")
 
 
@@ -57,7 +58,7 @@ class Levels:
     """The levels that a sampler visits, from noise to nothing.
 
     Args:
-        sigmas: ``steps + 1`` float64, falling; the last is 0.
+        sigmas: ``steps + 1`` float64, falling; the last is 0, or the schedule's lowest.
         indices: ``steps`` indices of the discrete schedule, float64 where a spacing falls between two; None for "edm".
     """
 
@@ -65,8 +66,8 @@ class Levels:
     indices: Tensor | None = None
 
     def __post_init__(self) -> None:
-        if self.sigmas.ndim != 1 or self.sigmas[-1] != 0 or not bool((self.sigmas.diff() < 0).all()):
-            raise ValueError("sigmas fall strictly and end at 0")
+        if self.sigmas.ndim != 1 or self.sigmas[-1] < 0 or not bool((self.sigmas.diff() < 0).all()):
+            raise ValueError("sigmas fall strictly, and not below 0")
         if self.indices is not None and len(self.indices) != len(self):
             raise ValueError(f"{len(self)} steps, but {len(self.indices)} indices")
 
@@ -117,9 +118,14 @@ class Schedule:
         return sigma if self.config.kind == "edm" else (1 + sigma**2).sqrt()
 
     def levels(
-        self, steps: int, spacing: Spacing = "trailing", offset: int = 0, sampler: SamplerName = "ddim"
+        self,
+        steps: int,
+        spacing: Spacing = "trailing",
+        offset: int = 0,
+        sampler: SamplerName = "ddim",
+        end: End = "zero",
     ) -> Levels:
-        """The levels of a sampler of ``steps`` steps, the last of which goes to 0.
+        """The levels of a sampler of ``steps`` steps.
 
         Args:
             spacing: "leading", "trailing", "linspace" of indices (arXiv 2305.08891, Table 2), or "karras" of sigmas
@@ -127,10 +133,14 @@ class Schedule:
             offset: added to the indices of "leading"; Stable Diffusion's is 1.
             sampler: whose convention to follow, where diffusers' schedulers differ for one spacing: DPM-Solver++ lays
                 out one point more and leaves out the cleanest; Euler and Heun do not round to whole indices.
+            end: where the last step goes: to no noise, or to the schedule's first level, of which a little is left, as
+                with ``set_alpha_to_one`` false in Stable Diffusion's own scheduler; "ddim" alone may.
 
         Raises:
-            Mistake: more steps than levels, an unknown spacing, an index spacing for "edm".
+            Mistake: more steps than levels, an unknown spacing, an index spacing for "edm", an end that does not fit.
         """
+        if end == "first":
+            return self._to_first(self.levels(steps, spacing, offset, sampler), sampler)
         if spacing not in SPACINGS:
             raise Mistake(f"no spacing '{spacing}'", where="sampler", mend=nearest(str(spacing), SPACINGS))
         if steps < 1:
@@ -145,6 +155,15 @@ class Schedule:
             raise Mistake(f"{steps} steps do not fit into {self.config.steps} levels", where="sampler", mend=mend)
         sigmas = np.interp(indices, np.arange(self.config.steps), self.sigmas.numpy())
         return Levels(_to_zero(sigmas), torch.from_numpy(indices))
+
+    def _to_first(self, levels: Levels, sampler: SamplerName) -> Levels:
+        lowest = self.sigmas[0]
+        if sampler != "ddim" or self.config.kind == "edm":
+            raise Mistake("end 'first' is for 'ddim' and discrete schedules", where="sampler", mend="end 'zero'")
+        if levels.sigmas[-2] <= lowest:
+            what = "the last step begins where end 'first' has it go"
+            raise Mistake(what, where="sampler", mend="offset 1 with spacing 'leading', or end 'zero'")
+        return Levels(torch.cat([levels.sigmas[:-1], lowest[None]]), levels.indices)
 
     def _karras(self, steps: int, rounded: bool) -> Levels:
         low, high = (float(self.sigmas[end]) ** (1 / self.config.rho) for end in (0, -1))

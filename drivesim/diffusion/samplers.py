@@ -2,7 +2,7 @@
 
 They know no model and draw no random number. All work on ``B T C h w`` with every frame at one level, in
 variance-exploding sigmas, where the probability-flow ODE is ``dx/dsigma = (x - D) / sigma`` (EDM, arXiv 2206.00364,
-eqs. 1 and 3), and end at sigma 0. ``x`` is noise times ``Schedule.start_scale(levels.sigmas[0])``.
+eqs. 1 and 3), and end at the levels' last sigma. ``x`` is noise times ``Schedule.start_scale(levels.sigmas[0])``.
 """
 
 from collections.abc import Callable

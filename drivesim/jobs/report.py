@@ -73,7 +73,9 @@ def video_blocks(file: Path, stamp: Stamp | None = None) -> list[Block]:
     ]
     every = max(info.seconds / SHOWN, 1 / info.fps)
     blocks.append(_sheet(file, 1 / every, SHOWN, f"The whole length, a frame every {float(every):.1f} s."))
-    blocks.append(_sheet(file, min(KEYFRAME_FPS, info.fps), 2 * COLUMNS, "The first key-frames, 15/8 a second."))
+    keys = info.fps / factor if factor else min(KEYFRAME_FPS, info.fps)
+    shown = "The first key-frames" if factor else "The first frames"
+    blocks.append(_sheet(file, keys, 2 * COLUMNS, f"{shown}, {keys} a second."))
     if factor > 1:
         blocks.append(
             _sheet(

@@ -107,7 +107,10 @@ def sample(
         return guided(x, level, condition)
 
     least = plain.schedule.least if clean else None
-    return method(denoise if known is None else keeping(denoise, known, least), x, levels, draw)
+    made = method(denoise if known is None else keeping(denoise, known, least), x, levels, draw)
+    if (left := float(levels.sigmas[-1])) == 0:
+        return made
+    return made / plain.schedule.start_scale(left).to(made)  # the noise that is left is in the unit variance, too
 
 
 def rate_of(fps: Fraction, count: int, device: torch.device) -> Tensor:

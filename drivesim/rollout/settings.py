@@ -7,7 +7,7 @@ from typing import Literal
 from torch import Tensor
 
 from drivesim.diffusion.guidance import Denoise, Guidance, Scale
-from drivesim.diffusion.noise import Levels, SamplerName, Spacing
+from drivesim.diffusion.noise import End, Levels, SamplerName, Spacing
 from drivesim.diffusion.precondition import Denoiser
 from drivesim.diffusion.samplers import Sampler, sampler
 from drivesim.errors import Mistake
@@ -21,6 +21,8 @@ class SamplerConfig:
     Args:
         eta: 0 is deterministic, 1 ancestral; "ddim" alone takes it. The paper predicts with ddim, 200 steps, eta 1.
         spacing: of the levels; "leading" takes ``offset`` (Stable Diffusion's is 1).
+        end: of the last step, no noise at all or the ``first`` level of the schedule, as Stable Diffusion's scheduler
+            has it.
     """
 
     name: SamplerName = "ddim"
@@ -28,10 +30,11 @@ class SamplerConfig:
     eta: float = 0.0
     spacing: Spacing = "trailing"
     offset: int = 0
+    end: End = "zero"
 
     def build(self, denoiser: Denoiser) -> tuple[Sampler, Levels]:
         """The sampler and its levels on ``denoiser``'s schedule; a Mistake where they do not fit."""
-        levels = denoiser.schedule.levels(self.steps, self.spacing, self.offset, self.name)
+        levels = denoiser.schedule.levels(self.steps, self.spacing, self.offset, self.name, self.end)
         return sampler(self.name, self.eta), levels
 
 

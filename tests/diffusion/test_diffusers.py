@@ -7,6 +7,7 @@ import torch
 from drivesim.diffusion.noise import Levels, Schedule, ScheduleConfig
 from drivesim.diffusion.precondition import Denoiser
 from drivesim.diffusion.samplers import sampler
+from drivesim.errors import Mistake
 from drivesim.scene import Condition
 
 diffusers = pytest.importorskip("diffusers")
@@ -86,6 +87,28 @@ def test_ddim(spacing, offset, steps, total, target, eta):
     assert_close(
         ours("ddim", config, levels, x * Schedule(config).start_scale(levels.sigmas[0]).float(), eta), expected
     )
+
+
+@pytest.mark.parametrize("eta", [0.0, 1.0])
+@pytest.mark.parametrize(("spacing", "offset"), [("leading", 1), ("trailing", 0)])
+def test_ddim_that_ends_at_the_first_level(spacing, offset, eta):
+    """Stable Diffusion's own scheduler: a little noise is left, in a state of unit variance."""
+    config, more = ScheduleConfig(target="eps"), {"clip_sample": False, "set_alpha_to_one": False}
+    scheduler = peer(diffusers.DDIMScheduler, config, timestep_spacing=spacing, steps_offset=offset, **more)
+    levels = Schedule(config).levels(20, spacing, offset, end="first")
+    assert levels.sigmas[-1] == Schedule(config).sigmas[0]
+    start = unit(100)
+    found = ours("ddim", config, levels, start * Schedule(config).start_scale(levels.sigmas[0]), eta)
+    extra = {"eta": eta} if eta else {}
+    assert_close(found / Schedule(config).start_scale(levels.sigmas[-1]), theirs(scheduler, 20, start, **extra))
+
+
+@pytest.mark.parametrize(("name", "spacing"), [("ddim", "leading"), ("heun", "trailing"), ("dpmpp_2m", "trailing")])
+def test_an_end_that_does_not_fit(name, spacing):
+    with pytest.raises(Mistake, match="end 'first'"):
+        Schedule(ScheduleConfig()).levels(20, spacing, 0, name, "first")
+    with pytest.raises(Mistake, match="end 'first'"):
+        Schedule(ScheduleConfig(kind="edm", target="edm")).levels(20, "karras", end="first")
 
 
 @pytest.mark.parametrize("target", ["eps", "v"])

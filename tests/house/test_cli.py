@@ -74,7 +74,8 @@ def test_train_without_a_file(calls: list) -> None:
 
 def test_generate(calls: list) -> None:
     line = "generate s.yaml --weights w --opening a.mp4@1.5 --minutes 2 --seed 1 fill=hold --seed 2 --size 64x128"
-    assert run(f"{line} --fps 15/8 --device cpu --export coco,csv") == 0
+    words = "--prompt fog --temporal-prompt rain --backbone b --temporal off"
+    assert run(f"{line} --fps 15/8 --device cpu --export coco,csv {words}") == 0
     assert calls[0][1] == {
         "scenario": Path("s.yaml"),
         "weights": Path("w"),
@@ -94,6 +95,10 @@ def test_generate(calls: list) -> None:
         "parent": None,
         "at": None,
         "edit": None,
+        "prompt": "fog",
+        "temporal_prompt": "rain",
+        "backbone": Path("b"),
+        "temporal": "off",
     }
 
 
@@ -158,7 +163,8 @@ def test_the_jobs_take_what_the_command_gives() -> None:
     assert list(compare.parameters) == "a b out pairs seconds size fps seed conditioned".split()
     generate = inspect.signature(importlib.import_module("drivesim.jobs.generate").run)
     words = "scenario weights out opening minutes seeds size fps device resume settings precision"
-    assert set(generate.parameters) == set(f"{words} keep_opening dry_run export parent at edit".split())
+    words += " keep_opening dry_run export parent at edit prompt temporal_prompt backbone temporal"
+    assert set(generate.parameters) == set(words.split())
 
 
 @pytest.mark.parametrize(

@@ -25,11 +25,12 @@ from drivesim.rollout.plan import (
 @st.composite
 def plans(draw: st.DrawFn) -> Plan:
     frames, factor = draw(st.integers(2, 12)), draw(st.sampled_from(FACTORS))
+    given = draw(st.integers(0, min(2, frames - 1)))
     return Plan(
-        keyframes=draw(st.integers(1, 200)),
+        keyframes=draw(st.integers(1, 200 if given else frames)),
         frames=frames,
         overlap=draw(st.integers(1, frames - 1)),
-        given=draw(st.integers(1, min(2, frames - 1))),
+        given=given,
         factor=factor,
         passes=draw(st.integers(0, passes_for(factor, (7.5, 30.0)))),
     )
@@ -91,6 +92,19 @@ def test_the_drawing_in_plan() -> None:
     assert [plan.known(n) for n in range(3)] == [0, 25, 49]
 
 
+def test_without_given_frames_one_window_makes_all() -> None:
+    for count in (1, 5, 8):
+        plan = Plan(keyframes=count, frames=8, given=0, factor=16, passes=2)
+        assert list(plan.windows()) == [Window(0, 0, 0, 0, count)] and plan.count == 1
+    assert plan.total == 113 and plan.kinds() == {"key": 8, "interpolated": 105, "filled": 0}
+
+
+def test_seconds_in_decimals_are_those_of_keyframes() -> None:
+    """3.7333333333333334 is 7 times 8/15 in the nearest float, a little more than that."""
+    assert [keyframes_for(float(n * Fraction(8, 15))) for n in range(1, 400)] == list(range(2, 401))
+    assert keyframes_for(3.74) == 9
+
+
 def test_a_longer_plan_begins_with_the_shorter() -> None:
     short, long = Plan(20, 8), Plan(50, 8)
     assert [(w.start, w.first) for w in short.windows()] == [(w.start, w.first) for w in long.windows()][: short.count]
@@ -129,7 +143,16 @@ def test_hash_changes_with_every_number() -> None:
 
 
 @pytest.mark.parametrize(
-    "numbers", [(0, 8, 2, 1, 1), (9, 8, 8, 1, 1), (9, 8, 2, 8, 1), (9, 8, 2, 1, 3), (9, 8, 0, 1, 1), (9, 8, 2, 1, 8, 2)]
+    "numbers",
+    [
+        (0, 8, 2, 1, 1),
+        (9, 8, 8, 1, 1),
+        (9, 8, 2, 8, 1),
+        (9, 8, 2, 1, 3),
+        (9, 8, 0, 1, 1),
+        (9, 8, 2, 1, 8, 2),
+        (9, 8, 2, 0, 1),
+    ],
 )
 def test_impossible_plans(numbers: tuple[int, ...]) -> None:
     with pytest.raises(ValueError):

@@ -1,6 +1,7 @@
 """Scenario files: what loads, what is refused, and in which words."""
 
 import re
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -164,6 +165,17 @@ def test_opening_on_the_command_line(tmp_path: Path) -> None:
     assert scenarios.parse_opening(str(odd)).clip == str(odd)
     with pytest.raises(Mistake, match="soon"):
         scenarios.parse_opening("/a/b.mp4@soon")
+
+
+def test_what_was_made_before_there_were_words_keeps_its_noise() -> None:
+    night = Scenario(opening=Opening(generate=Labels(night=True, cars=4)))
+    day = Scenario(opening=Opening(clip="a"), labels=Labels(night=False))
+    found = [Scenario().identity(""), night.identity(""), day.identity("sha")]
+    assert found == ["22caf0045011", "7d58ca1f92ec", "541107c77e93"]
+    words = Scenario(labels=Labels(prompt="fog"))
+    assert words.identity("") != Scenario().identity("") != Scenario(labels=Labels(prompt="")).identity("")
+    for same in ({"temporal_prompt": "rain"}, {"played": 24}, {"seconds": 4}):
+        assert replace(words, **same).identity("") == words.identity("")  # type: ignore[arg-type]
 
 
 def test_noise_identity_is_the_opening_and_the_labels() -> None:
