@@ -6,6 +6,7 @@ order, also between ``key=value`` overrides. A mistake is one to three lines on 
 
 import argparse
 import errno
+import json
 import math
 import re
 import sys
@@ -318,6 +319,9 @@ def _encode(args: argparse.Namespace) -> None:
 
 
 def _train_options(parser: Parser) -> None:
+    parser.add_argument("--subject", metavar="DIR", help="of image: pictures of a subject to learn (with backbone=W)")
+    parser.add_argument("--prompt", metavar="P", help="what they show, with a rare word for the subject")
+    parser.add_argument("--class-prompt", metavar="P", help="the same without that word")
     parser.add_argument("--seed", type=seed, metavar="S", help="overrides the configuration's")
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in --out")
     parser.add_argument("--print-config", action="store_true", help="print every value that results, and stop")
@@ -330,6 +334,11 @@ def _train(args: argparse.Namespace) -> None:
     if not args.words:
         raise Mistake("STAGE is missing", mend="for example: drivesim train autoencoder configs/tiny/autoencoder.yaml")
     stage, (file, overrides) = args.words[0], _file_and_overrides(args.words[1:], "CONFIG")
+    told = {"pictures": args.subject, "prompt": args.prompt, "class_prompt": args.class_prompt}
+    told = {key: value for key, value in told.items() if value is not None}
+    if told and stage != "image":
+        raise Mistake(f"a subject is learned by 'train image', not by 'train {stage}'", where="train")
+    overrides += [f"subject.{key}={json.dumps(value, ensure_ascii=False)}" for key, value in told.items()]
     from drivesim.jobs import train
 
     out = args.out or Path("runs") / stage
@@ -555,7 +564,7 @@ COMMANDS = {
         _encode,
     ),
     "train": Command(
-        "STAGE [CONFIG] [key.sub=value ...] [--out DIR] [--seed S] [--resume] [--dry-run] [--print-config] ...",
+        "STAGE [CONFIG] [key.sub=value ...] [--subject DIR --prompt P --class-prompt P] [--out DIR] [--resume] ...",
         "train one stage: autoencoder, image or keyframes",
         "drivesim train autoencoder configs/tiny/autoencoder.yaml index=runs/world loop.lr=1e-3 --out runs/autoencoder",
         _train_options,

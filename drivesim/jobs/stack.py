@@ -55,8 +55,12 @@ def load_temporal(file: Path, image: ImageModel, stage: str = "keyframes") -> tu
     return layers.eval().requires_grad_(False), header
 
 
+BESIDE_SCHEDULE = ("shared", "known")  # what headers of temporal layers hold beside the schedule's own numbers
+
+
 def schedule_of(header: weights.Header, where: Path) -> Schedule:
-    return Schedule(build(ScheduleConfig, header.schedule, where))
+    own = {key: value for key, value in header.schedule.items() if key not in BESIDE_SCHEDULE}
+    return Schedule(build(ScheduleConfig, own, where))
 
 
 NEEDED = ("autoencoder", "image", "keyframes")

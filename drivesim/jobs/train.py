@@ -33,6 +33,7 @@ from drivesim.jobs.builders.upsampler import (
 )
 from drivesim.jobs.rehearsal import rehearse
 from drivesim.jobs.run import recorded
+from drivesim.models import text
 from drivesim.rollout.journal import owned
 from drivesim.rollout.log import Log
 from drivesim.training import checkpoints
@@ -145,10 +146,15 @@ def _train(
     left_out = {reason: count for reason, count in built.data.left_out.items() if count}
     for reason, count in left_out.items():
         print(f"{count} clip{'s' * (count > 1)} left out: {reason}")
+    for note in built.notes:
+        print(note)
     weights.write_atomic(out / "config.yaml", config.to_yaml(settings).encode())
     facts = {"stage": stage, "config": config.digest(settings), "left_out": left_out}
     built.data.quarantine = out / QUARANTINE
     with recorded(out, device, "train", facts, log) as noted:
+        if built.prepare is not None:
+            with noted.timing("prepare"):
+                built.prepare(out, device)
         with noted.timing(stage):
             train(built.stage, built.data, stage, out, device, newest, built.data.clip)
         if built.data.quarantine.exists():
@@ -159,6 +165,9 @@ def _train(
             _put(parent, target.parent / parent.name)
         built.module.cpu()
         header = built.header()
+        if built.text is not None:
+            built.text.cpu().save(target.parent / text.FOLDER)
+            header.parents["text"] = text.identity(target.parent / text.FOLDER)
         provenance = {
             "steps": built.stage.steps_done,
             "seed": settings.loop.seed,
@@ -166,7 +175,7 @@ def _train(
             "version": __version__,
             "date": date.today().isoformat(),
             "hours": round(built.stage.minutes_spent / 60, 4),
-        } | ({"init": weights.sha256(settings.init)} if settings.init else {})
+        } | ({"init": weights.sha256(begins)} if (begins := settings.init or built.init) else {})
         sha = weights.save(target, built.module.state_dict(), replace(header, ema=settings.loop.ema, train=provenance))
         noted.facts["weights"] = {stage: sha}
     return target

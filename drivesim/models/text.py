@@ -109,6 +109,10 @@ class TextEncoder(nn.Module):
         )
         return found["input_ids"]
 
+    def fits(self, prompt: str) -> bool:
+        """Whether the encoder reads all of it."""
+        return len(self.tokenizer(prompt, add_special_tokens=False)["input_ids"]) <= self.length - 2
+
     def forward(self, ids: Tensor) -> Tensor:
         device = next(self.network.parameters()).device
         return self.network(ids.to(device))[0]

@@ -125,10 +125,14 @@ class ImageStage(Stage):
         condition, predicted = self._condition(batch, z, samples)
         weight = self._weight(batch, z)
         per_sample = self.objective(self.network, z, noise, u, condition, predicted, weight, self.clean)
-        loss = per_sample.mean()
+        loss = self._total(per_sample, samples)
         self.log("loss", loss.detach())
         self.shown = {k: v[:2] for k, v in batch.items()}
         return loss
+
+    def _total(self, per_sample: Tensor, samples: list[int]) -> Tensor:
+        """The loss of a batch, from that of each of its samples."""
+        return per_sample.mean()
 
     def _clean(self, batch: Batch) -> Tensor:
         """What is diffused, ``B T C h w``: whitened latents."""
@@ -236,11 +240,15 @@ class TemporalStage(ImageStage, ABC):
     def _condition(self, batch: Batch, z: Tensor, samples: list[int]) -> tuple[Condition, Tensor | None]:
         t = z.shape[1]
         mask = self._given(t, samples).to(z)
-        amount = self._uniform("context level", samples).to(z) * self.noise
+        amount = self._amount(self._uniform("context level", samples).to(z))
         level = repeat(amount, "b -> b t", t=t) * mask
         noise = torch.stack([normal((self.loop.seed, "context", n), tuple(z.shape[1:])) for n in samples]).to(z)
         shown = self._shown(batch, z + level[..., None, None, None] * noise, mask, level, self._tokens(batch, samples))
         return self._boxed(batch, shown, z, samples), mask == 0
+
+    def _amount(self, u: Tensor) -> Tensor:
+        """How much noise is put on what is given, from ``u`` uniform in [0, 1); both ``B``."""
+        return u * self.noise
 
     def _shown(self, batch: Batch, z: Tensor, mask: Tensor, level: Tensor, tokens: Tensor | None) -> Condition:
         return Condition(

@@ -12,6 +12,7 @@ from drivesim import weights
 from drivesim.data.latents import LatentCache, LatentData
 from drivesim.errors import Mistake
 from drivesim.models.autoencoder import Autoencoder
+from drivesim.models.text import TextEncoder
 from drivesim.training.diffusion import Latents
 from drivesim.training.loop import LoopConfig, Stage
 
@@ -24,6 +25,10 @@ class Built:
         module: what is trained and saved; ``header`` says what it is, once it is trained and on the CPU.
         parents: weight files that lie beside it, and folders of text encoders.
         origin: names the data.
+        text: trained along and saved beside, in the folder ``text``; its identity becomes a parent.
+        init: weights that training begins with, where the configuration's ``init`` does not name them.
+        prepare: makes in the folder OUT, on a device, what the training needs besides.
+        notes: lines to be told.
     """
 
     stage: Stage
@@ -32,6 +37,10 @@ class Built:
     parents: tuple[Path, ...]
     origin: str
     header: Callable[[], weights.Header]
+    text: TextEncoder | None = None
+    init: Path | None = None
+    prepare: Callable[[Path, str], None] | None = None
+    notes: tuple[str, ...] = ()
 
 
 def latents_of(autoencoder: Path) -> Latents:

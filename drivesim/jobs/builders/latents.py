@@ -1,45 +1,72 @@
-"""Stages ``image``, ``keyframes`` and ``interpolation``: diffusion on cached latents."""
+"""Stages ``image``, ``keyframes`` and ``interpolation``: diffusion on cached latents, or on a subject's pictures."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from pathlib import Path
+from functools import partial
 
 from drivesim import config, weights
-from drivesim.data.latents import LatentCache, LatentData
 from drivesim.diffusion.loss import LossConfig
 from drivesim.diffusion.noise import ScheduleConfig
 from drivesim.errors import Mistake
-from drivesim.jobs import stack
+from drivesim.jobs.builders.backbone import Backbone, backbone_of, in_folder
 from drivesim.jobs.builders.common import Built, cached, latents_of, weights_of
+from drivesim.jobs.builders.subject import build_subject
 from drivesim.models.temporal import TemporalConfig
 from drivesim.models.unet import UNetConfig
 from drivesim.models.video import ImageModel, interface
 from drivesim.scene import KEYFRAME_FPS
-from drivesim.training.diffusion import Conditions, ContextConfig, ImageStage, KeyframeStage, TemporalStage
-from drivesim.training.interpolation import FRAMES, EndsConfig, InterpolationStage
+from drivesim.training.diffusion import Conditions, ContextConfig, ImageStage, KeyframeStage
+from drivesim.training.interpolation import FRAMES, EndsConfig, InterpolationStage, WholeInterpolationStage
 from drivesim.training.loop import LoopConfig
+from drivesim.training.subject import SubjectConfig
 
 
 @dataclass(frozen=True)
 class ImageRun:
     """Args:
     cache: folder that ``drivesim encode`` wrote.
+    backbone: a folder of weights whose image model is trained further; its autoencoder, its text encoder (where it is
+        told words), shapes and schedule are taken over. ``model``, ``schedule``, ``autoencoder`` and ``init`` are then
+        left out.
+    subject: a few pictures to learn it from, in the place of ``cache``.
     init: weights of this stage, of the same shapes, that training begins with; none named is random ones.
     autoencoder: the weights that it was encoded with.
-    label_drop, box_drop: how often the labels, and the boxes, are unknown to a sample.
+    label_drop, box_drop: how often the labels or the caption, and the boxes, are unknown to a sample.
     box_weight: how much more the loss counts where agents are.
     """
 
     cache: str = ""
+    backbone: str = ""
     init: str = ""
     autoencoder: str = ""
     label_drop: float = 0.1
     box_drop: float = 0.1
     box_weight: float = 0.0
+    subject: SubjectConfig = field(default_factory=SubjectConfig)
     model: UNetConfig = field(default_factory=UNetConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)
+
+    def __post_init__(self) -> None:
+        own = {"model": UNetConfig(), "schedule": ScheduleConfig(), "autoencoder": "", "init": ""}
+        given = [name for name, default in own.items() if getattr(self, name) != default]
+        if self.backbone and given:
+            raise Mistake("is the backbone's", field=given[0], mend=f"leave {', '.join(given)} out, or the backbone")
+        if self.model.text and not self.backbone:
+            mend = "backbone=W, a folder of weights that are told words: 'drivesim weights convert' makes one"
+            raise Mistake("a model that is told words needs a text encoder", field="model.text", mend=mend)
+        if self.subject.asked:
+            if not self.backbone:
+                mend = "backbone=W, a folder of weights that are told words"
+                raise Mistake("a subject is learned by a model that knows its class", field="subject", mend=mend)
+            if self.cache:
+                raise Mistake("a subject is learned from its pictures", field="cache", mend="leave the cache out")
+            if self.loop.batch % 2:
+                what = f"half of a batch is the subject, half its class: {self.loop.batch} is odd"
+                raise Mistake(what, field="loop.batch", mend=f"loop.batch={self.loop.batch + 1}")
+            if self.box_weight:
+                raise Mistake("pictures have no boxes", field="box_weight", mend="box_weight=0")
 
 
 @dataclass(frozen=True)
@@ -47,7 +74,8 @@ class KeyframesRun:
     """Args:
     cache: folder that ``drivesim encode`` wrote.
     init: weights of this stage, of the same shapes, that training begins with; none named is random ones.
-    image: weights of the image model; its autoencoder lies beside it. The noise schedule is the image model's [§3.1].
+    image: weights of the image model; its autoencoder lies beside it, and its text encoder, where it is told words. The
+        noise schedule is the image model's [§3.1].
     """
 
     cache: str = ""
@@ -67,12 +95,16 @@ class InterpolationRun:
     """Args:
     cache: folder that ``drivesim encode`` wrote, at the highest of ``temporal.rates``.
     init: weights of this stage, of the same shapes, that training begins with; none named is random ones.
-    image: weights of the image model; its autoencoder lies beside it. The noise schedule is the image model's [§3.1].
+    image: weights of the image model; its autoencoder lies beside it, and its text encoder, where it is told words. The
+        noise schedule is the image model's [§3.1].
+    whole: the image model's layers are trained along, and see the ends at their input: one file holds all [H.2]. Else
+        the image model stays as it is, and the temporal layers are a file of their own.
     """
 
     cache: str = ""
     init: str = ""
     image: str = ""
+    whole: bool = False
     label_drop: float = 0.1
     box_drop: float = 0.1
     box_weight: float = 0.0
@@ -95,122 +127,66 @@ class InterpolationRun:
 
 
 def build_image(settings: ImageRun, begin: int) -> Built:
-    autoencoder = weights_of(settings.autoencoder, "autoencoder")
-    cache, data = cached(settings.cache, autoencoder, 1, settings.loop, begin)
-    image = ImageModel(settings.model)
+    backbone = backbone_of(in_folder(settings.backbone)) if settings.backbone else _anew(settings)
+    backbone.image.requires_grad_(True).train()
+    if settings.subject.asked:
+        return build_subject(settings.subject, backbone, _told(settings, backbone), settings.loss, settings.loop, begin)
+    cache, data = cached(settings.cache, backbone.autoencoder, 1, settings.loop, begin)
+    backbone.check(cache, settings.box_weight)
     stage = ImageStage(
-        image, latents_of(autoencoder), settings.schedule, settings.loss, settings.loop,
-        _conditions(settings),
+        backbone.image, latents_of(backbone.autoencoder), backbone.schedule, settings.loss, settings.loop,
+        _told(settings, backbone),
     )  # fmt: skip
-    check_boxes(image, cache, settings.box_weight)
-
-    def header() -> weights.Header:
-        return weights.Header(
-            "image",
-            config.plain(settings.model),
-            parents={"autoencoder": weights.sha256(autoencoder)},
-            interface=interface(settings.model),
-            size=cache.size,
-            latent=weights.header(autoencoder).latent,
-            schedule=config.plain(settings.schedule),
-            labels=(["night", "cars"] if image.labels else []) + (["boxes"] if image.takes_boxes else []),
-        )
-
-    return Built(stage, image, data, (autoencoder,), cache.fingerprint, header)
+    header = partial(backbone.of_image, cache.size)
+    built = Built(stage, backbone.image, data, backbone.beside, cache.fingerprint, header, notes=backbone.cut(cache))
+    return replace(built, init=backbone.file if settings.backbone else None)
 
 
 def build_keyframes(settings: KeyframesRun, begin: int) -> Built:
-    backbone = _backbone(settings.image)
+    backbone = backbone_of(weights_of(settings.image, "image"))
     cache, data = cached(settings.cache, backbone.autoencoder, settings.temporal.frames, settings.loop, begin)
     if cache.fps != KEYFRAME_FPS:
         what = f"holds latents at {cache.fps} frames a second, key-frames are at {KEYFRAME_FPS}"
         raise Mistake(what, where=settings.cache, mend=f"encode with --fps {KEYFRAME_FPS}")
+    backbone.check(cache, settings.box_weight, settings.temporal)
     stage = KeyframeStage(
         backbone.image, latents_of(backbone.autoencoder), settings.temporal, settings.context, backbone.schedule,
-        settings.loss, settings.loop, _conditions(settings),
+        settings.loss, settings.loop, _told(settings, backbone),
     )  # fmt: skip
-    check_boxes(backbone.image, cache, settings.box_weight)
-    return backbone.built("keyframes", stage, settings.loss, cache, data, cache.fps)
+    header = partial(backbone.of_temporal, "keyframes", stage, settings.loss, cache.size, cache.fps)
+    parents = (*backbone.beside, backbone.file)
+    return Built(stage, stage.temporal, data, parents, cache.fingerprint, header, notes=backbone.cut(cache))
 
 
 def build_interpolation(settings: InterpolationRun, begin: int) -> Built:
-    backbone = _backbone(settings.image)
+    backbone = backbone_of(weights_of(settings.image, "image"))
     cache, data = cached(settings.cache, backbone.autoencoder, FRAMES, settings.loop, begin, settings.rates)
-    stage = InterpolationStage(
+    backbone.check(cache, settings.box_weight, settings.temporal)
+    kind = WholeInterpolationStage if settings.whole else InterpolationStage
+    stage = kind(
         backbone.image, latents_of(backbone.autoencoder), settings.temporal, settings.ends, backbone.schedule,
-        settings.loss, settings.loop, _conditions(settings),
+        settings.loss, settings.loop, _told(settings, backbone),
     )  # fmt: skip
-    check_boxes(backbone.image, cache, settings.box_weight)
-    return backbone.built("interpolation", stage, settings.loss, cache, data, max(settings.rates))
+    module = stage.whole if isinstance(stage, WholeInterpolationStage) else stage.temporal
+    header = partial(backbone.of_temporal, "interpolation", stage, settings.loss, cache.size, max(settings.rates))
+    parents = (*backbone.beside, backbone.file)
+    return Built(stage, module, data, parents, cache.fingerprint, header, notes=backbone.cut(cache))
 
 
-def _conditions(settings: ImageRun | KeyframesRun | InterpolationRun) -> Conditions:
-    return Conditions(settings.label_drop, settings.box_drop, settings.box_weight)
+def _anew(settings: ImageRun) -> Backbone:
+    """With random weights, as ``settings`` say."""
+    autoencoder = weights_of(settings.autoencoder, "autoencoder")
+    image = ImageModel(settings.model)
+    header = weights.Header(
+        "image",
+        config.plain(settings.model),
+        interface=interface(settings.model),
+        latent=weights.header(autoencoder).latent,
+        schedule=config.plain(settings.schedule),
+        labels=(["night", "cars"] if image.labels else []) + (["boxes"] if image.takes_boxes else []),
+    )
+    return Backbone(image, header, autoencoder.with_name("image.safetensors"), autoencoder)
 
 
-def check_boxes(image: ImageModel, cache: LatentCache, weight: float) -> None:
-    """Raises:
-    Mistake: a model that is told boxes, or a loss that weighs them, and a cache that holds none; a weight below 0.
-    """
-    if weight < 0:
-        raise Mistake(f"is 0 or more, not {weight:g}", field="box_weight")
-    if weight and not cache.about.boxes:
-        what, mend = (
-            "holds no boxes, which the loss is to weigh",
-            "index with --labels and encode again; or box_weight=0",
-        )
-        raise Mistake(what, where=cache.folder, mend=mend)
-    if image.takes_boxes and not cache.about.boxes:
-        mend = "index with --labels and encode again; or train an image model without joined: [boxes] and box_tokens"
-        raise Mistake("holds no boxes, and the image model is told them", where=cache.folder, mend=mend)
-
-
-@dataclass(frozen=True, eq=False)
-class Backbone:
-    """The frozen image model that temporal layers are trained in, and the files that it and its latents come from."""
-
-    image: ImageModel
-    header: weights.Header
-    file: Path
-    autoencoder: Path
-
-    @property
-    def schedule(self) -> ScheduleConfig:
-        return config.build(ScheduleConfig, self.header.schedule, self.file)
-
-    def built(
-        self, name: str, stage: TemporalStage, loss: LossConfig, cache: LatentCache, data: LatentData, fps: Fraction
-    ) -> Built:
-        def header() -> weights.Header:
-            own = stage.temporal.config
-            return weights.Header(
-                name,
-                config.plain(own),
-                parents={"autoencoder": weights.sha256(self.autoencoder), "image": weights.sha256(self.file)},
-                interface=self.header.interface,
-                size=cache.size,
-                frames=own.frames,
-                fps=str(fps),
-                latent=self.header.latent,
-                schedule={**self.header.schedule, "shared": loss.shared},
-                labels=self.header.labels,
-                alpha=own.alpha,
-                norm=own.norm,
-            )
-
-        return Built(stage, stage.temporal, data, (self.autoencoder, self.file), cache.fingerprint, header)
-
-
-def _backbone(image: str) -> Backbone:
-    """The image model in the file ``image``, whose autoencoder lies beside it.
-
-    Raises:
-        Mistake: a missing file, weights of another stage, or another autoencoder than the image model's.
-    """
-    file = weights_of(image, "image")
-    autoencoder = file.parent / "autoencoder.safetensors"
-    model, header = stack.load_image(file)
-    weights.header(autoencoder, "autoencoder")
-    if weights.sha256(autoencoder) != header.parents.get("autoencoder"):
-        raise Mistake("not the autoencoder that the image model was trained on", where=autoencoder)
-    return Backbone(model, header, file, autoencoder)
+def _told(settings: ImageRun | KeyframesRun | InterpolationRun, backbone: Backbone) -> Conditions:
+    return Conditions(settings.label_drop, settings.box_drop, settings.box_weight, backbone.words)
