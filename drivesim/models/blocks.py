@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+ROWS = 512  # of a feed-forward at once on a CPU: what lies between its two products then stays in the cache
 TOKENS = "this network has cross-attention: give tokens, those of the dropped condition included"
 
 
@@ -78,7 +79,10 @@ class Resnet(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head attention ``n l c``; queries from ``x``, keys and values from ``tokens`` (``x`` itself when None)."""
+    """Multi-head attention ``n l c``; queries from ``x``, keys and values from ``tokens`` (``x`` itself when None).
+
+    What comes back is ``n 1 c`` where it is the same for all of ``x``.
+    """
 
     def __init__(self, channels: int, heads: int, cross: int | None = None, bias: bool = False):
         super().__init__()
@@ -90,6 +94,8 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, tokens: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         source = x if tokens is None else tokens.to(x.dtype)
+        if tokens is not None and tokens.shape[1] == 1 and mask is None and not torch.is_grad_enabled():
+            return self.to_out[0](self.to_v(source))  # the share of a single token is 1, whoever asks
         q, k, v = (
             rearrange(y, "n l (a d) -> n a l d", a=self.heads)
             for y in (self.to_q(x), self.to_k(source), self.to_v(source))
@@ -117,7 +123,10 @@ class FeedForward(nn.Module):
         self.net = nn.ModuleDict({"0": GEGLU(channels, mult * channels), "2": nn.Linear(mult * channels, channels)})
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.net["2"](self.net["0"](x))
+        if x.is_cuda or x.numel() <= ROWS * x.shape[-1]:
+            return self.net["2"](self.net["0"](x))
+        rows = x.reshape(-1, x.shape[-1]).split(ROWS)
+        return torch.cat([self.net["2"](self.net["0"](part)) for part in rows]).view(x.shape)
 
 
 class TransformerBlock(nn.Module):

@@ -247,6 +247,8 @@ def _crossed(attention: Attention, x: Tensor, tokens: Tensor | None, mask: Tenso
         raise ValueError(TOKENS)
     b, t = tokens.shape[0], x.shape[1]
     out = attention(rearrange(x, "(b l) t c -> b (l t) c", b=b), tokens, mask)
+    if out.shape[1] == 1:
+        return repeat(out, "b 1 c -> (b l) 1 c", l=x.shape[0] // b)
     return rearrange(out, "b (l t) c -> (b l) t c", t=t)
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 
 PROC, CGROUPS = Path("/proc"), Path("/sys/fs/cgroup")
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of mallopt(3)
 UNLIMITED = 1 << 60  # cgroups write "no limit" as the largest multiple of a page
 _highest: dict[str, int] = {}  # by device: the mark of before it was last set back
 
@@ -58,6 +59,18 @@ def within_reach(device: torch.device) -> int | None:
     return held + min([free, *_left_in_groups()])
 
 
+def keep() -> None:
+    """What is freed stays with this process, for the next call of a network, where the C library is glibc.
+
+    It gives tensors of 32 MiB and more back at once, and the system then clears every page of the next one: a third of
+    the time of a rollout at 512x1024. ``hand_back`` still does.
+    """
+    tune = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if tune is not None:
+        tune(M_MMAP_MAX, 0)
+        tune(M_TRIM_THRESHOLD, 2**31 - 1)
+
+
 def hand_back() -> None:
     """Gives what is freed, but lies between pieces in use, back to the system, where the C library is glibc, which
     keeps it: without this the holes of long runs with several threads add up to a tenth of the memory."""
@@ -67,8 +80,9 @@ def hand_back() -> None:
 
 
 def _set_back(device: torch.device) -> bool:
-    """Sets the high-water mark to what is held now; False where that cannot be done."""
+    """Sets the high-water mark to what is in use now; False where that cannot be done."""
     before = _mark(device)
+    hand_back()
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     else:
