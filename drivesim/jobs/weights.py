@@ -16,8 +16,9 @@ from drivesim.jobs import backbone
 from drivesim.models import pretrained
 from drivesim.models.autoencoder import Autoencoder, config_of
 from drivesim.models.temporal import TemporalLayers
+from drivesim.models.text import TOKENIZER, TextEncoder
 from drivesim.models.unet import UNet
-from drivesim.models.video import ImageModel, interface, temporal_config, unet_config
+from drivesim.models.video import ImageModel, WholeModel, interface, temporal_config, unet_config
 
 ACTIONS = ("check", "convert")
 
@@ -50,11 +51,9 @@ def check(path: Path) -> list[str]:
         return [_said(path, pretrained.check(path))]
     parts = sorted(file.parent for file in path.glob("*/config.json"))
     own = sorted(path.glob("*.safetensors"))
-    if parts:
-        return [_part(folder) for folder in parts]
-    if not own:
+    if not parts and not own:
         _nothing(path)
-    return [_file(file) for file in own]
+    return [*map(_file, own), *map(_part, parts)]
 
 
 def convert(file: Path, out: Path) -> str:
@@ -78,7 +77,10 @@ def convert(file: Path, out: Path) -> str:
 
 
 def _part(folder: Path) -> str:
-    """One folder of a pipeline, which also holds what others read: text encoders, tokenizers."""
+    """One folder of a pipeline, which also holds what others read; or our own text encoder with its tokenizer."""
+    if (folder / TOKENIZER[0]).is_file():
+        words = TextEncoder.load(folder)
+        return f"{folder}: text encoder, {words.length} tokens of {words.width}, every tensor fits"
     kind = pretrained.architecture(weights.settings(folder))
     if kind not in pretrained.ARCHITECTURES:
         return f"{folder}: {kind}, which drivesim does not read"
@@ -111,6 +113,8 @@ def _own(file: Path, header: weights.Header) -> nn.Module | None:
                 return Autoencoder(config_of(header))
             if header.stage == "image":
                 return ImageModel(unet_config(header.config))
+            if header.stage == "interpolation" and "model" in header.config:
+                return WholeModel(unet_config(header.config["model"]), temporal_config(header.config["temporal"]))
             if header.stage != "keyframes" or not beside.is_file():
                 return None
             spatial = unet_config(weights.header(beside, "image").config)

@@ -168,7 +168,8 @@ def prepare(
     given = None if stack.contextual else torch.zeros(0, *stack.latent_shape, device=stack.device)
     given = _encode_opening(stack, opening) if opening.clip else given
     front = _front(opening, chosen) if opening.clip else np.zeros((0, *chosen.size, 3), np.uint8)
-    plan, own = describe(chosen.plan, fixed), mark(seed, noise.scenario, stack.weights, clip_id, told)
+    made_at = chosen.plan.fps if rate != chosen.plan.fps else None
+    plan, own = describe(chosen.plan, fixed), mark(seed, noise.scenario, stack.weights, clip_id, told, made_at)
     return Rollout(stack, scenario, seed, settings, chosen, noise, given, front, plan, boxes, own, clip_id, branch)
 
 

@@ -9,6 +9,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -157,6 +158,10 @@ def test_eight_keyframes_become_113_frames_at_24_a_second(foggy: Path, made: Mad
     assert info.seconds == Fraction(113, 24)
     for segment in (foggy / "segments").iterdir():
         assert video.probe(segment).fps == 24
+    with av.open(str(foggy / "video.mp4")) as container:
+        times = [frame.pts * frame.time_base for frame in container.decode(video=0)]
+        assert times == [Fraction(n, 24) for n in range(113)]
+        assert '"made_at": "30"' in container.metadata["comment"]
     plan, about = (json.loads((foggy / name).read_text()) for name in ("plan.json", "run.json"))
     assert plan["plan"] | {"keyframes": 8, "frames": 8, "given": 0, "factor": 16, "passes": 2} == plan["plan"]
     assert plan["windows"] == [{"n": 0, "start": 0, "given": 0, "first": 0, "last": 8}]
@@ -353,6 +358,15 @@ def test_what_cannot_be_longer_says_how_long_it_can_be(
     assert "alpha: scalar and positions: relative" in said and not (tmp_path / "out").exists()
     (tmp_path / "s.yaml").write_text("seconds: 3.73\nlabels: {prompt: fog}\nfps: 15/8\n")
     assert run(tmp_path / "out", folder, str(tmp_path / "s.yaml")) == 0 and len(shown(tmp_path / "out")) == 8
+
+
+def test_the_weights_are_looked_at_as_a_whole(made: Made, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["weights", "check", str(made.weights)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [Path(line.split(": ")[0]).name for line in lines] == [
+        "autoencoder.safetensors", "image.safetensors", "interpolation.safetensors", "keyframes.safetensors", "text",
+    ]  # fmt: skip
+    assert all("fits" in line for line in lines) and "77 tokens of 16" in lines[-1]
 
 
 # --- mistakes ---------------------------------------------------------------------------------------------------------

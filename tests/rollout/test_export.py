@@ -180,6 +180,44 @@ def test_of_real_frames_without_labels_nothing_is_known(opening: Opening, tmp_pa
     assert labelled.times[0] == Fraction(5) / Fraction(15, 2) and len(labelled.times) == len(frames) - 5
 
 
+def test_a_file_that_is_played_slower_holds_the_same_frames_at_its_own_times(opening: Opening, tmp_path: Path) -> None:
+    """Segments, the real frames in front, the whole, boxes and label files: all 6 frames a second, made at 7.5."""
+    scenario = replace(BOXED, opening=opening)
+    usual, rows, _ = rolled(tmp_path / "a", scenario)
+    slower, slow_rows, rollout = rolled(tmp_path / "b", replace(scenario, played="6"))
+    files = [tmp_path / "b" / "run" / "video.mp4", *sorted((tmp_path / "b" / "run" / "segments").iterdir())]
+    assert {video.probe(file).fps for file in files} == {Fraction(6)} and rollout.plan.fps == Fraction(15, 2)
+    assert [file.name for file in files][-1] == "opening.mp4" and comment(files[0])["made_at"] == "15/2"
+    shown = [video.read(file, frames=len(rows)).frames for file in (files[0], tmp_path / "a" / "run" / "video.mp4")]
+    assert np.abs(shown[0].astype(int) - shown[1]).mean() < 2  # a group of pictures lasts a second
+    assert slower.times == tuple(time * Fraction(5, 4) for time in usual.times)
+    assert slower.boxes.time == tuple(time * Fraction(5, 4) for time in usual.boxes.time)
+    assert np.array_equal(slower.boxes.box, usual.boxes.box)
+    for row, slow in zip(rows, slow_rows, strict=True):
+        assert Fraction(slow["time_num"], slow["time_den"]) == slow["frame"] / Fraction(6)
+        made = slow["made_num"], slow["made_den"]
+        assert made == (row["made_num"], row["made_den"]) == (row["time_num"], row["time_den"])
+        assert (slow["kind"], slow["boxes"]) == (row["kind"], row["boxes"])
+    (read,) = known.FORMATS["csv"].read(
+        roll(planned(replace(BOXED, played="6")), tmp_path / "c") / "export" / "csv", lambda _: Footage(), Remarks()
+    )
+    assert read.times[:3] == (0, Fraction(1, 6), Fraction(1, 3))
+
+
+def test_the_past_of_a_branch_keeps_its_times(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        generate.stacks, "load", lambda *weights: stack(boxed=lambda boxes, cells, condition: condition)
+    )
+    text = config.to_yaml(replace(BOXED, played="6"))
+    (tmp_path / "s.yaml").write_text(text)
+    quick = ["sampler.steps=2", "start.steps=2"]
+    (whole,) = generate.run(tmp_path / "s.yaml", tmp_path, tmp_path / "run", settings=quick)
+    (branch,) = generate.run(None, tmp_path, tmp_path / "branch", parent=whole, at=Fraction(4), seeds=[5])
+    before, after = (generated.read(each / "video.mp4") for each in (whole, branch))
+    assert before is not None and after is not None and video.probe(branch / "video.mp4").fps == 6
+    assert (after.times, after.boxes.time) == (before.times, before.boxes.time)
+
+
 def test_the_clip_is_told_where_the_output_starts(opening: Opening) -> None:
     """Second 0 of the tracks is the output's first frame, which lies 8/15 s behind the first given one."""
     for frames, start in ((1, Fraction(4, 5)), (2, Fraction(4, 5) + Fraction(8, 15))):
