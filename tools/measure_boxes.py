@@ -143,7 +143,7 @@ def numbers(frames: Sequence[np.ndarray], boxes: Sequence[Boxes], size: video.Si
         obedience.Watched(str(n), size, (Fraction(0),), (own,), (there,))
         for n, (own, there) in enumerate(zip(boxes, found, strict=True))
     ]
-    return obedience.whole(obedience.judge(seen, look.classes))
+    return obedience.whole(obedience.judge(seen, look.classes, look.threshold))
 
 
 @torch.inference_mode()
@@ -356,7 +356,7 @@ def beside(args: argparse.Namespace) -> None:
         own = tuple(labelled.boxes.at(time) for time in times)
         size = (frames.shape[1], frames.shape[2])
         seen.append(obedience.Watched(str(other), size, times, own, tuple(look(frames[: len(times)]))))
-    whole = obedience.whole(obedience.judge(seen, look.classes))
+    whole = obedience.whole(obedience.judge(seen, look.classes, look.threshold))
     print(json.dumps({name: whole[name] for name in ("ap50", "any50", "missing", "hallucinated", "iou")}, indent=1))
 
 
