@@ -415,6 +415,7 @@ def _evaluate_options(parser: Parser) -> None:
     parser.add_argument("--pairs", action="store_true", help="also PSNR, SSIM, LPIPS of videos with the same name")
     parser.add_argument("--boxes", action="store_true", help="also whether traffic is where the boxes say")
     parser.add_argument("--detector", metavar="NAME", help="for --boxes: detector-v1 (default), or FILE.onnx")
+    parser.add_argument("--clipsim", type=Path, metavar="DIR", help="also how well video goes with its words, by CLIP")
     parser.add_argument("--window", type=seconds, metavar="S", help="seconds of a stretch of the curve over time")
     parser.add_argument("--precision", choices=("32", "bf16"), default="32", help="of I3D (default 32)")
     parser.add_argument("--against", type=Path, metavar="FILE", help="a scores.json from before, to compare with")
@@ -445,6 +446,7 @@ def _evaluate(args: argparse.Namespace) -> None:
         pairs=args.pairs,
         boxes=args.boxes,
         detector=args.detector,
+        clipsim=args.clipsim,
     )
     device = _chosen(args.device)
     evaluate.run(real, generated, args.out, args.json, settings, device, args.devices, args.against, args.dry_run)

@@ -23,12 +23,13 @@ from drivesim import weights
 from drivesim.data.gather import Source, gather
 from drivesim.data.pairs import names as by_name
 from drivesim.errors import Mistake
-from drivesim.jobs import obey, report
+from drivesim.jobs import obey, report, wording
 from drivesim.jobs.foresee import foresee
 from drivesim.jobs.processes import processes
 from drivesim.metrics import i3d, paired, protocols, published, videomae
 from drivesim.metrics.builtin import NAME as BUILTIN
 from drivesim.metrics.builtin import Builtin, BuiltinFrames
+from drivesim.metrics.clipsim import METRIC, Clip
 from drivesim.metrics.detection import Detector
 from drivesim.metrics.drift import width_for
 from drivesim.metrics.features import Extractor
@@ -61,6 +62,7 @@ class Settings:
         pairs: also PSNR, SSIM and LPIPS of each generated video against the real one of its name.
         boxes: also whether traffic is where the boxes say, as ``detector`` sees it.
         detector: ``detector-v1`` or an ONNX file with its YAML beside it; None = the former.
+        clipsim: folder of CLIP's weights: also how well video goes with its words.
     """
 
     protocol: str | None = None
@@ -75,6 +77,7 @@ class Settings:
     pairs: bool = False
     boxes: bool = False
     detector: str | None = None
+    clipsim: Path | None = None
 
 
 def run(
@@ -110,12 +113,14 @@ def run(
     folder = settings.cache or default_cache()
     with processes(device, devices) as team:
         ruler, detector = _ruler(protocol, settings, team.device), _detector(settings, team.device)
+        clip = Clip(settings.clipsim, team.device) if settings.clipsim else None
         rulers = (ruler, replace(ruler, controls=False))
         console, names = Console(quiet=team.rank > 0), (real, generated)
         probes = Probes(folder, kept=not dry_run)
         places, sides, pairs, watch = team.first(
             lambda: _surveyed(names, ruler, settings, probes, team.cores, console, detector)
         )
+        told = team.first(lambda: wording.planned(names, places) if settings.clipsim else None)
         _refuse_rules(earlier, receipt_for(ruler, *sides), against)
         team.first(lambda: foresee(sides, rulers, folder, team, console, dry_run, watch, detector))
         if dry_run:
@@ -137,6 +142,8 @@ def run(
             made += _pairs(pairs, receipt, settings, team.device, console)
         if watch is not None and detector is not None:
             made += _obedience(watch, detector, settings, console)
+        if told is not None and clip is not None:
+            made += _words(told, clip, folder, settings, console)
     found = [score.plain() for score in made]
     if earlier:
         refuse_unlike(earlier[0], found[0], against)
@@ -331,6 +338,12 @@ def _obedience(watch: obey.Plan, detector: Detector, settings: Settings, console
     return found
 
 
+def _words(told: wording.Plan, clip: Clip, folder: Path, settings: Settings, console: Console) -> list[Score]:
+    with _bar(console) as bar:
+        task = bar.add_task(f"videos before {clip.name}", total=told.count)
+        return wording.measured(told, clip, folder, settings.fps, lambda videos: bar.advance(task, videos))
+
+
 def _bar(console: Console) -> Progress:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     return Progress(
@@ -394,6 +407,8 @@ def _tell(
     for score in found:
         if score["obedience"] is not None:
             console.print(terminal.obedience(score))
+        if score["metric"] == METRIC:
+            console.print(terminal.wording(found), **line)
     for warning in dict.fromkeys(words for score in found for words in score["warnings"]):
         console.print(f"[yellow]warning[/] {escape(warning)}", **line)
     for now in found if earlier else []:

@@ -13,6 +13,7 @@ from markupsafe import Markup
 
 from drivesim.report import drift
 from drivesim.report.obedience import Obeyed
+from drivesim.report.terminal import of_words
 from drivesim.report.words import clock, digits, known, plus_minus
 
 Plain = dict[str, Any]
@@ -21,7 +22,8 @@ MOST = 200  # rows of a table: more are counted, not shown
 WIDE, SMALL, THIRD = (6.1, 2.9), (3.9, 2.9), (3.2, 2.4)  # inches; SMALL is also what a telephone shows
 HASH = 16  # digits of a hash that tell it apart
 TRAFFIC = {"true": ("true frames", "floor"), "shuffled": ("control: boxes of another video", "control")}
-HIGHER = ("psnr", "ssim", "ap50")  # are better when higher; all else is a distance
+WORDS = {"true": ("real video and its words", "floor"), "shuffled": ("control: words of other videos", "control")}
+HIGHER = ("psnr", "ssim", "ap50", "clipsim", "clipsim[real]")  # are better when higher; all else is a distance
 
 
 @dataclass(frozen=True)
@@ -138,7 +140,8 @@ class Scores:
         if known(score.get("floor")):
             found.append(("floor: real against real", score["floor"], "floor"))
         for word, value in (score.get("controls") or {}).items():
-            words, kind = TRAFFIC[word] if score.get("obedience") else (f"control: {word}", "control")
+            told = TRAFFIC if score.get("obedience") else WORDS if of_words(score) else {}
+            words, kind = told.get(word, (f"control: {word}", "control"))
             found.append((words, value, kind))
         found = sorted((bar for bar in found if known(bar[1])), key=lambda bar: bar[1])
         if score.get("metric") in HIGHER:
@@ -154,7 +157,7 @@ class Scores:
     def estimate(self, score: Plain) -> tuple[str, str]:
         """What it is and ``9.13 ± 0.82``, empty where there was too little for an error."""
         value, error = score.get("estimate"), score.get("se")
-        words = "mean over videos" if _paired(score) else "estimate without bias"
+        words = "mean over videos" if _paired(score) or of_words(score) else "estimate without bias"
         words = "with its standard error" if score.get("obedience") else words
         return words, plus_minus(value, error) if known(value) and known(error) else ""
 
@@ -167,6 +170,10 @@ class Scores:
         if score.get("obedience"):
             whole = score["obedience"]["whole"]
             return f"{whole['boxes']:,} boxes in {whole['frames']:,} generated frames; higher is better."
+        if of_words(score):
+            real = score["metric"].endswith("[real]")
+            count, side = score["n_real" if real else "n_generated"], "real" if real else "generated"
+            return f"{count:,} {side} videos that have words, as CLIP sees both; higher is better."
         if score is not first and all(score[key] == first[key] for key in ("n_real", "n_generated", "receipt")):
             return ""
         made, real = f"{score['n_generated']:,}", f"{score['n_real']:,}"

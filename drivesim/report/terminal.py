@@ -9,8 +9,8 @@ from drivesim.report.obedience import Obeyed
 
 
 def table(found: list[dict[str, Any]]) -> Table:
-    """The scores beside their floors and controls, for the terminal; of obedience there is a table apart."""
-    found = [score for score in found if not score.get("obedience")]
+    """The scores beside their floors and controls, for the terminal; obedience and words are told apart."""
+    found = [score for score in found if not score.get("obedience") and not of_words(score)]
     receipt = found[0]["receipt"]
     taken = f"{receipt['frames']} frames at {receipt['fps']} fps"
     counted = f"{found[0]['n_generated']} generated clips, {found[0]['n_real']} real"
@@ -39,6 +39,23 @@ def obedience(score: dict[str, Any]) -> Table:
     return grid
 
 
+def of_words(score: dict[str, Any]) -> bool:
+    return bool(score["receipt"].get("protocol") == "clipsim")
+
+
+def wording(found: list[dict[str, Any]]) -> str:
+    """How well video goes with its words, beside real video and the words of other videos, in a line a side."""
+    lines = []
+    for score in filter(of_words, found):
+        side, own = ("real", "n_real") if score["metric"].endswith("[real]") else ("generated", "n_generated")
+        count, chance = score[own], score["controls"].get("shuffled")
+        what = f"{count} {side} videos and their words" if count > 1 else f"one {side} video and its words"
+        line = f"CLIPSIM of {what}: {score['value']:.4f}"
+        line += "" if score["se"] is None else f" ± {score['se']:.2g} (standard error over videos)"
+        lines.append(line + ("" if chance is None else f"; with the words of other videos {chance:.4f}"))
+    return "\n".join(lines)
+
+
 def versus(now: dict[str, Any], before: dict[str, Any]) -> str:
     """One line: how far two comparable scores are apart, in standard errors where both have one."""
     change = now["value"] - before["value"]
@@ -59,7 +76,7 @@ def markdown(found: list[dict[str, Any]]) -> str:
     cells |= {"clips real / generated": f"{found[0]['n_real']} / {found[0]['n_generated']}"}
     cells |= {"frames @ fps": f"{receipt['frames']} @ {receipt['fps']}"}
     for score in found:
-        how = "bootstrap" if score.get("obedience") else "jackknife"
+        how = "bootstrap" if score.get("obedience") else "over videos" if of_words(score) else "jackknife"
         spread = "" if score["se"] is None else f" ({how} {score['estimate']:.4g} ± {score['se']:.2g})"
         cells[score["metric"]] = f"{score['value']:.4g}{spread}"
     return f"| {' | '.join(cells)} |\n{'|---' * len(cells)}|\n| {' | '.join(cells.values())} |"

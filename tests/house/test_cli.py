@@ -112,11 +112,12 @@ def test_evaluate(calls: list) -> None:
     assert run(f"{line} --protocol styleganv --against old.json --clips 64 --window 7.5 --precision bf16") == 0
     settings = {"protocol": "styleganv", "extractor": Path("i3d.pt"), "inception": None, "fps": 10, "clips": 64}
     settings |= {"controls": False, "window": Fraction(15, 2), "precision": "bf16", "cache": None, "pairs": False}
-    settings |= {"boxes": False, "detector": None}
+    settings |= {"boxes": False, "detector": None, "clipsim": None}
     given = (Path("real"), Path("made"), None, Path("s.json"), settings, "cpu", 2, Path("old.json"), False)
-    assert run("evaluate real made --boxes --detector yolo.onnx --device cpu") == 0
+    assert run("evaluate real made --boxes --detector yolo.onnx --clipsim clip --device cpu") == 0
     assert calls[0] == (given, {})
-    assert (calls[1][0][4]["boxes"], calls[1][0][4]["detector"]) == (True, "yolo.onnx")
+    told = calls[1][0][4]
+    assert (told["boxes"], told["detector"], told["clipsim"]) == (True, "yolo.onnx", Path("clip"))
 
 
 def test_compare(calls: list) -> None:

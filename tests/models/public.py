@@ -259,3 +259,27 @@ def upscaler(folder: Path, seed: int = 0, width: int = 16, levels: int = 400) ->
         )  # fmt: skip
     pipe.save_pretrained(folder)
     return pipe
+
+
+def clip(folder: Path, seed: int = 0) -> Any:
+    """A tiny CLIP with random weights in ``folder``, as transformers saves it, with tokenizer and image processor."""
+    from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel
+
+    words = {
+        "vocab_size": 2 * len(LETTERS) + 2, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2,
+        "num_attention_heads": 2, "bos_token_id": 2 * len(LETTERS), "eos_token_id": 2 * len(LETTERS) + 1,
+    }  # fmt: skip
+    vision = {
+        "hidden_size": 24, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
+        "image_size": 32, "patch_size": 8,
+    }  # fmt: skip
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        tokenizer(folder)
+        config = CLIPConfig(text_config=words, vision_config=vision, projection_dim=12)
+        model = CLIPModel(config).eval().requires_grad_(False)
+        for parameter in model.parameters():  # else everything looks alike to it
+            parameter.data += 0.2 * torch.randn_like(parameter)
+    model.save_pretrained(folder)
+    CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}).save_pretrained(folder)
+    return model
