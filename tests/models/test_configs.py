@@ -33,12 +33,14 @@ IMAGE = {
     "bike/interpolation": "bike/image",
     "text/keyframes-sd1": "text/image-sd1",
     "text/keyframes-sd2": "text/image-sd2",
+    "text/interpolation": "text/image-sd1",
     "text/upsampler-temporal": "text/upsampler",
     "ablation/keyframes": "ablation/image",
     "ablation/attention-only": "ablation/image",
     "ablation/pixel-keyframes": "ablation/pixel-image",
 }
 AUTOENCODER = {"driving/decoder": "driving/autoencoder"}  # likewise, the autoencoder that a decoder's layers stand in
+SUBJECT = "subject"  # how a file is called that trains an image model on a few pictures
 NETWORKS_ALONE = "# Networks alone"  # how a file begins that no stage trains
 KINDS = {
     "model": UNetConfig,
@@ -57,6 +59,8 @@ def stage_of(file: Path) -> str | None:
     """The stage that trains a file; None where it holds networks alone, for public weights or for stages to come."""
     if file.read_text("utf-8").startswith(NETWORKS_ALONE):
         return None
+    if file.stem == SUBJECT:
+        return "image"
     words = [file.stem, *file.stem.split("-")]
     return next((word for word in words if word in train.STAGES), "keyframes")  # attention-only is an ablation of those
 
@@ -86,6 +90,8 @@ def parts(name: str) -> dict[str, Any]:
 def built(name: str) -> Built:
     found = parts(name)
     model = found.get("model") or (parts(IMAGE[name])["model"] if name in IMAGE else None)
+    if found.get("whole"):
+        model = replace(model, in_channels=2 * model.out_channels + 1, joined=("context", "mask"))
     made = Built()
     with torch.device("meta"):
         if model is not None:
@@ -109,7 +115,7 @@ def count(module: nn.Module | None) -> float:
 
 
 def test_there_is_a_file_for_every_model() -> None:
-    assert len(FILES) == 26
+    assert len(FILES) == 28
 
 
 @pytest.mark.parametrize("file", FILES, ids=name_of)
