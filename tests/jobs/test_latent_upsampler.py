@@ -1,5 +1,6 @@
 """The upscaler of latents is trained: from public weights to temporal layers that a rollout runs; what is refused."""
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -7,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from drivesim import config, weights
+from drivesim import cli, config, weights
+from drivesim.data import video
 from drivesim.diffusion.lowres import reduced
 from drivesim.diffusion.noise import Schedule
 from drivesim.errors import Mistake
@@ -22,6 +24,7 @@ from drivesim.rollout.sample import NoiseSource, Told
 from drivesim.rollout.settings import SamplerConfig, UpsampleConfig
 from drivesim.rollout.upscaler import Upscaler
 from drivesim.scene import Labels
+from tests.jobs.test_text_to_video import keyframes
 from tests.models import public
 from tests.rollout import mock
 
@@ -154,3 +157,22 @@ def test_settings_that_cannot_be_are_mistakes(made, image: Path, tmp_path: Path)
     settings = [*TEMPORAL, *LOOP, *SIZES, f"index={out / 'world'}", f"upsampler={tmp_path / 'w' / image.name}"]
     with pytest.raises(Mistake, match="upsampler-text is not beside it"):
         build_temporal(config.load(UpsamplerTemporalRun, None, settings), 0)
+
+
+@pytest.mark.slow
+def test_words_become_large_frames(made, tmp_path: Path) -> None:
+    """The upscaler copied beside text weights, from the command on: 64x64 frames of key-frames alone become 256x256."""
+    public.pipeline(tmp_path / "sd")
+    folder = tmp_path / "w"
+    converting.run("convert", tmp_path / "sd", folder)
+    keyframes(folder, folder / "keyframes.safetensors")
+    shutil.copytree(made[0] / "w", folder, dirs_exist_ok=True)
+    command = ["generate", "--prompt", "a cat", "--weights", str(folder), "--fps", "1.875", "--device", "cpu"]
+    few = ["sampler.steps=2", "upsample.sampler.steps=2", "upsample.guidance.labels=2"]
+    assert cli.main([*command, "--out", str(tmp_path / "run"), *few]) == 0
+    shown = video.probe(tmp_path / "run" / "video.mp4")
+    assert (shown.height, shown.width, shown.frames) == (256, 256, 8)
+    used = json.loads((tmp_path / "run" / "run.json").read_text())["weights"]
+    assert {"upsampler", "upsampler-autoencoder", "upsampler-text", "text", "image"} <= used.keys()
+    (folder / "upsampler-autoencoder.safetensors").unlink()
+    assert cli.main([*command, "--out", str(tmp_path / "other"), *few]) == 2
