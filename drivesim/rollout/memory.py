@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 
 PROC, CGROUPS = Path("/proc"), Path("/sys/fs/cgroup")
+LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of mallopt(3)
 UNLIMITED = 1 << 60  # cgroups write "no limit" as the largest multiple of a page
 _highest: dict[str, int] = {}  # by device: the mark of before it was last set back
@@ -65,8 +66,7 @@ def keep() -> None:
     It gives tensors of 32 MiB and more back at once, and the system then clears every page of the next one: a third of
     the time of a rollout at 512x1024. ``hand_back`` still does.
     """
-    tune = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if tune is not None:
+    if (tune := getattr(LIBC, "mallopt", None)) is not None:
         tune(M_MMAP_MAX, 0)
         tune(M_TRIM_THRESHOLD, 2**31 - 1)
 
@@ -74,8 +74,7 @@ def keep() -> None:
 def hand_back() -> None:
     """Gives what is freed, but lies between pieces in use, back to the system, where the C library is glibc, which
     keeps it: without this the holes of long runs with several threads add up to a tenth of the memory."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
-    if trim is not None:
+    if (trim := getattr(LIBC, "malloc_trim", None)) is not None:
         trim(0)
 
 

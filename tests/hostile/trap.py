@@ -22,6 +22,8 @@ heard: list[tuple[str, str]] | None = None  # what the hook below hears, while a
 
 
 def _hear(event: str, details: tuple[Any, ...]) -> None:
+    if event == "ctypes.dlopen" and details == (None,):
+        return  # the process itself: nothing is loaded
     if heard is not None and (event in RUNS or event in CALLS):
         heard.append((event, repr(details)[:200]))
 
