@@ -36,8 +36,11 @@ def run(line: str) -> int:
 def test_index(calls: list) -> None:
     assert run("index clips --seed 3 --recipe r.yaml --out o") == 0
     assert run("index clips --labels l.json --format coco") == 0
-    plain, labelled = (Path("r.yaml"), 3, None, None), (None, 0, Path("l.json"), "coco")
-    assert calls == [((Path("clips"), Path("o"), *plain), {}), ((Path("clips"), Path("runs/index"), *labelled), {})]
+    assert run("index clips --captions c.csv") == 0
+    plain, labelled = (Path("r.yaml"), 3, None, None, None), (None, 0, Path("l.json"), "coco", None)
+    captioned, out = (None, 0, None, None, Path("c.csv")), Path("runs/index")
+    given = ((Path("o"), *plain), (out, *labelled), (out, *captioned))
+    assert calls == [((Path("clips"), *each), {}) for each in given]
 
 
 def test_scenario(calls: list) -> None:

@@ -127,11 +127,15 @@ class InterpolationRun:
 
 
 def build_image(settings: ImageRun, begin: int) -> Built:
+    opened = None
+    if not settings.backbone and not settings.subject.asked:  # a bad cache is told before a large model is made
+        autoencoder = weights_of(settings.autoencoder, "autoencoder")
+        opened = cached(settings.cache, autoencoder, 1, settings.loop, begin)
     backbone = backbone_of(in_folder(settings.backbone)) if settings.backbone else _anew(settings)
     backbone.image.requires_grad_(True).train()
     if settings.subject.asked:
         return build_subject(settings.subject, backbone, _told(settings, backbone), settings.loss, settings.loop, begin)
-    cache, data = cached(settings.cache, backbone.autoencoder, 1, settings.loop, begin)
+    cache, data = opened or cached(settings.cache, backbone.autoencoder, 1, settings.loop, begin)
     backbone.check(cache, settings.box_weight)
     stage = ImageStage(
         backbone.image, latents_of(backbone.autoencoder), backbone.schedule, settings.loss, settings.loop,
