@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset
 
+from drivesim.data.index import size_of
 from drivesim.data.loader import Clips
 from drivesim.errors import Mistake, out_of_memory
 from drivesim.jobs.builders.common import Built
@@ -84,9 +85,14 @@ class Rehearsal:
         beside = self._weights()
         disk = checkpoints * trial.checkpoint_bytes + beside
         check_disk(disk, self.room, out, self._rarer(trial.checkpoint_bytes, self.room.disk - beside))
+        before = [] if self.built.beforehand is None else [self.built.beforehand(out, str(self.device))]
         return Estimate(
             self.where,
-            (*self._parts(trial, early, hot), Part("first reading of a clip", self.touched, max(0.0, cold - hot))),
+            (
+                *before,
+                *self._parts(trial, early, hot),
+                Part("first reading of a clip", self.touched, max(0.0, cold - hot)),
+            ),
             law.at(batch) + self.held if self.peaks else None,
             disk,
             f"{checkpoints} checkpoint{'s' * (checkpoints > 1)} of {size(trial.checkpoint_bytes)}, weights",
@@ -163,7 +169,7 @@ class Rehearsal:
     def _weights(self) -> int:
         """Bytes of the weight files: what is trained, and its parents beside it."""
         trained = sum(p.numel() for p in self.built.stage.parameters() if p.requires_grad) * FLOAT
-        return trained + sum(parent.stat().st_size for parent in self.built.parents)
+        return trained + sum(map(size_of, self.built.parents))
 
     def _rarer(self, each: int, free: int) -> str:
         """How many steps must lie between checkpoints of ``each`` bytes so that they fit."""

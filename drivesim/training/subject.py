@@ -93,17 +93,18 @@ class SubjectStage(ImageStage):
         return text(text.ids(captions)) if self.subject.text else super()._words(text, captions, device)
 
     @torch.no_grad()
-    def class_picture(self, number: int, cells: tuple[int, int]) -> np.ndarray:
+    def class_picture(self, number: int, cells: tuple[int, int], steps: int | None = None) -> np.ndarray:
         """A picture of the class, uint8 ``H W 3``, by the model as it is: a function of the seed and its number.
 
         Args:
             cells: height and width of its latents.
+            steps: of the sampler; None: as configured.
         """
         assert self.text is not None
         told, nothing = self._words(self.text, [self.subject.class_prompt, ""], self.device)
         denoiser = Denoiser(self.network, self.schedule)
         guided = Guidance(denoiser, labels=self.subject.guidance, null_tokens=nothing, batched=True)
-        spacing = partial(self.schedule.levels, self.subject.steps)
+        spacing = partial(self.schedule.levels, steps or self.subject.steps)
         levels = spacing() if self.schedule.config.kind == "discrete" else spacing("karras")
         shape = (1, self.image.unet.config.out_channels, *cells)
         start = normal((self.loop.seed, "class", number), shape)[None].to(self.device)

@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 import torch
 
-from drivesim import cli, weights
+from drivesim import cli, config, weights
 from drivesim.data.index import Index
 from drivesim.data.latents import LatentCache
 from drivesim.errors import Mistake
 from drivesim.jobs import encode, index, stack, train
 from drivesim.jobs import weights as conversion
+from drivesim.jobs.builders.latents import ImageRun, build_image
 from drivesim.models.text import TextEncoder, identity
 from drivesim.models.video import WholeModel, temporal_config, unet_config
 from drivesim.scene import KEYFRAME_FPS
@@ -251,6 +252,22 @@ def test_the_text_encoder_may_stay_as_it_is(chain: Chain, photos: Path, tmp_path
     assert identity(file.parent / "text") == identity(chain.backbone / "text")
     held = torch.load(next((tmp_path / "frozen" / "checkpoints").glob("*.ckpt")), weights_only=True)["state_dict"]
     assert all(name.startswith("image.") for name in held)
+
+
+def test_what_is_told_beforehand_are_the_pictures_that_are_missing(
+    chain: Chain, subject: Path, photos: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(subject.parents[1] / "class", tmp_path / "o" / "class")
+    (tmp_path / "o" / "class" / "00001.png").unlink()
+    told = [f"subject.{key}={json.dumps(value)}" for key, value in PROMPTS.items()]
+    words = [*LOOP, f"backbone={chain.backbone}", f"subject.pictures={photos}", *SUBJECT, *told]
+    built = build_image(config.load(ImageRun, None, words), 0)
+    assert built.beforehand is not None
+    part = built.beforehand(tmp_path / "o", "cpu")
+    assert part.calls == 1 and part.seconds > 0
+    assert built.beforehand(tmp_path / "new", "cpu").calls == 3 and not (tmp_path / "new").exists()
+    other = build_image(config.load(ImageRun, None, [*words, "subject.guidance=2"]), 0)
+    assert other.beforehand is not None and other.beforehand(tmp_path / "o", "cpu").calls == 3
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import torch
 from drivesim import weights
 from drivesim.data.latents import LatentCache, LatentData
 from drivesim.errors import Mistake
+from drivesim.jobs.preflight import Part
 from drivesim.models.autoencoder import Autoencoder
 from drivesim.models.text import TextEncoder
 from drivesim.training.diffusion import Latents
@@ -27,7 +28,8 @@ class Built:
         origin: names the data.
         text: trained along and saved beside, in the folder ``text``; its identity becomes a parent.
         init: weights that training begins with, where the configuration's ``init`` does not name them.
-        prepare: makes in the folder OUT, on a device, what the training needs besides.
+        prepare: makes in the folder OUT, on a device, what the training needs besides; ``beforehand`` says what that
+            will take.
         notes: lines to be told.
     """
 
@@ -40,6 +42,7 @@ class Built:
     text: TextEncoder | None = None
     init: Path | None = None
     prepare: Callable[[Path, str], None] | None = None
+    beforehand: Callable[[Path, str], Part] | None = None
     notes: tuple[str, ...] = ()
 
 

@@ -2,7 +2,9 @@
 
 import json
 import shutil
+import time
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 import cv2
@@ -17,10 +19,13 @@ from drivesim.diffusion.loss import LossConfig
 from drivesim.errors import Mistake
 from drivesim.jobs.builders.backbone import Backbone
 from drivesim.jobs.builders.common import Built, latents_of
+from drivesim.jobs.preflight import Part
 from drivesim.scene import to_model
 from drivesim.training.diffusion import Conditions
 from drivesim.training.loop import LoopConfig
 from drivesim.training.subject import SubjectConfig, SubjectStage
+
+CLASS, ABOUT = "class", "about.json"
 
 
 def build_subject(
@@ -51,30 +56,30 @@ def build_subject(
     )  # fmt: skip
     origin = config.digest([*map(weights.sha256, files), config.plain(subject)])
 
+    made_of = [weights.sha256(backbone.file), loop.seed, size, subject.class_prompt, subject.steps, subject.guidance]
+    digest, cells = config.digest(made_of), (size[0] // f, size[1] // f)
+
     def prepare(out: Path, device: str) -> None:
-        about = {
-            "backbone": weights.sha256(backbone.file),
-            "seed": loop.seed,
-            "size": size,
-            "of": config.plain(subject),
-        }
-        made = class_pictures(stage, out / "class", config.digest(about), (size[0] // f, size[1] // f), device)
+        made = class_pictures(stage, out / CLASS, digest, cells, device)
         latents.decoder.to(device)
         data.classes = encoded(made, size, encode)
+
+    def beforehand(out: Path, device: str) -> Part:
+        missing = subject.class_pictures - (len(list((out / CLASS).glob("*.png"))) if _of(out / CLASS, digest) else 0)
+        return Part("pictures of the class", missing, _seconds(stage.to(device).eval(), cells))
 
     parts = (backbone.autoencoder,) if subject.text else backbone.beside
     header = partial(backbone.of_image, size)
     trained = words if subject.text else None
-    return Built(stage, backbone.image, data, parts, origin, header, trained, backbone.file, prepare)
+    return Built(stage, backbone.image, data, parts, origin, header, trained, backbone.file, prepare, beforehand)
 
 
 def class_pictures(stage: SubjectStage, folder: Path, digest: str, cells: tuple[int, int], device: str) -> list[Path]:
     """The pictures of the class in ``folder``, made where they are missing; all, where they are not of ``digest``."""
-    about = folder / "about.json"
-    if not about.is_file() or about.read_text(encoding="utf-8") != json.dumps(digest):
+    if not _of(folder, digest):
         if folder.exists():
             shutil.rmtree(folder)
-        weights.write_atomic(about, json.dumps(digest).encode())
+        weights.write_atomic(folder / ABOUT, json.dumps(digest).encode())
     files = [folder / f"{n:05d}.png" for n in range(stage.subject.class_pictures)]
     missing = [n for n, file in enumerate(files) if not file.is_file()]
     stage.to(device).eval()
@@ -83,3 +88,19 @@ def class_pictures(stage: SubjectStage, folder: Path, digest: str, cells: tuple[
         weights.write_atomic(files[n], cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))[1].tobytes())
     stage.train()
     return files
+
+
+def _of(folder: Path, digest: str) -> bool:
+    """Whether the pictures in ``folder`` are those of ``digest``."""
+    about = folder / ABOUT
+    return about.is_file() and about.read_text(encoding="utf-8", errors="replace") == json.dumps(digest)
+
+
+def _seconds(stage: SubjectStage, cells: tuple[int, int]) -> float:
+    """Of a picture of the class, from one of a single step and one of two."""
+    ends = [time.perf_counter()]
+    for steps in (1, 1, 2):  # the first time is slower
+        stage.class_picture(0, cells, steps)
+        ends.append(time.perf_counter())
+    _, one, two = (b - a for a, b in pairwise(ends))
+    return one + (stage.subject.steps - 1) * max(0.0, two - one)
