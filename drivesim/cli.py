@@ -209,7 +209,11 @@ def _chosen(name: str) -> str:
     import torch
 
     if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cpu":
+        from drivesim.rollout import memory
+
+        memory.keep()
     count = torch.cuda.device_count() if name.startswith("cuda") else int(torch.backends.mps.is_available())
     if name != "cpu" and int(name.partition(":")[2] or 0) >= count:
         raise Mistake(f"--device {name}: there is no such device here", mend="'drivesim doctor' lists them")
