@@ -62,7 +62,7 @@ def test_every_word_is_a_token(made: Path, tool: ModuleType) -> None:
 def test_words_differ_and_a_seed_is_a_model(made: Path, tool: ModuleType, tmp_path: Path) -> None:
     encoder = TextEncoder.load(made / "w" / "text")
     day, night, again = encoder.tokens(["driving by day", "driving by night", "driving by day"])
-    assert torch.equal(day, again) and float((day - night).abs().mean()) > 0.1
+    assert torch.equal(day, again) and float((day - night)[3].abs().mean()) > 0.5  # the word that differs
     for seed, same in ((0, True), (1, False)):
         tool.make(CAPTIONS, made / "own.safetensors", tmp_path / str(seed), seed)
         conversion.run("convert", tmp_path / str(seed), tmp_path / f"w{seed}")
