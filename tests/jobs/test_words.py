@@ -222,7 +222,12 @@ def test_the_class_is_the_backbones_own_and_kept(
     from drivesim.training.subject import SubjectStage
 
     asked, real = list[int](), SubjectStage.class_picture
-    monkeypatch.setattr(SubjectStage, "class_picture", lambda self, n, cells: asked.append(n) or real(self, n, cells))
+
+    def noted(self: SubjectStage, n: int, cells: tuple[int, int], steps: int | None = None) -> np.ndarray:
+        asked.extend([n] if steps is None else [])  # with steps, it is but a measurement
+        return real(self, n, cells, steps)
+
+    monkeypatch.setattr(SubjectStage, "class_picture", noted)
     file = learned(chain, photos, tmp_path / "again")
     assert asked == [1]
     assert {f.name: f.read_bytes() for f in (tmp_path / "again" / "class").glob("*.png")} == pictures
