@@ -205,7 +205,8 @@ def device(text: str) -> str:
 
 
 def _chosen(name: str) -> str:
-    """``auto`` is the GPU where there is one; a device that is absent is a mistake now rather than an error later."""
+    """``auto`` is the GPU where there is one; a device that is absent is a mistake now rather than an error later. On a
+    CPU the process keeps its memory from here on."""
     import torch
 
     if name == "auto":
@@ -571,7 +572,7 @@ COMMANDS = {
     ),
     "train": Command(
         "STAGE [CONFIG] [key.sub=value ...] [--subject DIR --prompt P --class-prompt P] [--out DIR] [--resume] ...",
-        "train one stage: autoencoder, image or keyframes",
+        "train one stage: autoencoder, image, keyframes, interpolation, decoder, upsampler or upsampler-temporal",
         "drivesim train autoencoder configs/tiny/autoencoder.yaml index=runs/world loop.lr=1e-3 --out runs/autoencoder",
         _train_options,
         _train,

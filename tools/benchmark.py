@@ -214,7 +214,7 @@ def averages(device: torch.device) -> Pair:
     made = []
     for callback in (EMAWeightAveraging(decay=0.999), *averaging(Small())):
         module = Small().to(device)
-        callback.setup(None, module, "fit")  # type: ignore[arg-type]
+        callback.setup(None, module, "fit")
         made.append((callback._average_model, module))
     return Pair(
         lambda: made[0][0].update_parameters(made[0][1]),

@@ -15,6 +15,7 @@ import json
 import math
 import re
 from collections.abc import Iterable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -127,7 +128,7 @@ def _merged(word: str, merges: dict[tuple[str, str], int]) -> list[str]:
     """The pieces that ``merges``, the earliest first, leave of a word."""
     pieces = [*word[:-1], word[-1] + LAST]
     while len(pieces) > 1:
-        pairs = list(zip(pieces, pieces[1:], strict=False))
+        pairs = list(pairwise(pieces))
         best = min(pairs, key=lambda pair: merges.get(pair, len(merges)))
         if best not in merges:
             break

@@ -44,6 +44,39 @@ def ramp(length: int, begin: bool, end: bool, overlap: int) -> Tensor:
     return weight
 
 
+def blended(
+    call: Callable[[Tensor, Any], Tensor],
+    x: Tensor,
+    tile: Size,
+    overlap: int,
+    channels: int | None = None,
+    scale: int = 1,
+) -> Tensor:
+    """What ``call`` makes of the tiles of ``x`` ``... c h w``, each fading into the next where they overlap.
+
+    Args:
+        call: is given a tile and its place in ``x``, and makes ``channels`` (None: as many as come in) on ``scale``
+            times as many cells a side.
+        tile: height and width in cells of ``x``; ``overlap`` likewise.
+    """
+    (height, width), (h, w) = x.shape[-2:], tile
+    size = (height * scale, width * scale)
+    total = x.new_zeros(*x.shape[:-3], channels or x.shape[-3], *size)
+    weights = x.new_zeros(size)
+    rows, columns = min(h, height), min(w, width)
+    for top in starts(height, h, overlap):
+        for left in starts(width, w, overlap):
+            part = (..., slice(top, top + rows), slice(left, left + columns))
+            weight = torch.outer(
+                ramp(rows * scale, top > 0, top + rows < height, overlap * scale),
+                ramp(columns * scale, left > 0, left + columns < width, overlap * scale),
+            ).to(x)
+            vertical, horizontal = (slice(n * scale, (n + side) * scale) for n, side in ((top, rows), (left, columns)))
+            total[..., vertical, horizontal] += weight * call(x[part], part)
+            weights[vertical, horizontal] += weight
+    return total / weights
+
+
 @dataclass(frozen=True)
 class Tiled:
     """A denoiser that is called with tiles of at most ``tile`` (h, w) which share ``overlap`` cells or more.
@@ -59,18 +92,11 @@ class Tiled:
         (height, width), (h, w) = x.shape[-2:], self.tile
         if height <= h and width <= w:
             return self.denoiser(x, level, condition)
-        total, weights = torch.zeros_like(x), x.new_zeros(height, width)
-        for top in starts(height, h, self.overlap):
-            for left in starts(width, w, self.overlap):
-                part = (..., slice(top, top + h), slice(left, left + w))
-                rows, columns = min(h, height), min(w, width)
-                weight = torch.outer(
-                    ramp(rows, top > 0, top + rows < height, self.overlap),
-                    ramp(columns, left > 0, left + columns < width, self.overlap),
-                ).to(x)
-                total[part] += weight * self.denoiser(x[part], level, _cut(condition, part, (height, width)))
-                weights[part] += weight
-        return total / weights
+
+        def predicted(cut: Tensor, place: Any) -> Tensor:
+            return self.denoiser(cut, level, _cut(condition, place, (height, width)))
+
+        return blended(predicted, x, self.tile, self.overlap)
 
 
 def _cut(condition: Condition, part: Any, size: Size) -> Condition:

@@ -70,6 +70,17 @@ OFF = "off"  # in the place of a file of temporal layers
 ALONE = 8  # key-frames without temporal layers, and without a file that names their number: as many as text's T
 
 
+def check_folder(folder: Path) -> None:
+    """Raises:
+    Mistake: it is not there, or a public pipeline.
+    """
+    if (folder / "model_index.json").is_file() or (folder / "unet").is_dir():
+        mend = f"convert it once: drivesim weights convert {shlex.quote(str(folder))} --out W"
+        raise Mistake("is a public pipeline, not weights of drivesim", where=folder, mend=mend)
+    if not folder.is_dir():
+        raise Mistake("no such folder of weights", where=folder, mend="'drivesim train' writes RUN/weights")
+
+
 @dataclass(frozen=True)
 class Sources:
     """Where the parts of a stack lie.
@@ -92,11 +103,7 @@ class Sources:
         """
         base, own = backbone or folder, folder / "keyframes.safetensors"
         for place in (folder, base):
-            if (place / "model_index.json").is_file() or (place / "unet").is_dir():
-                mend = f"convert it once: drivesim weights convert {shlex.quote(str(place))} --out W"
-                raise Mistake("is a public pipeline, not weights of drivesim", where=place, mend=mend)
-            if not place.is_dir():
-                raise Mistake("no such folder of weights", where=place, mend="'drivesim train' writes RUN/weights")
+            check_folder(place)
         layers = None if temporal == OFF else Path(temporal or own)
         if layers is not None and not layers.is_file() and (base / text.FOLDER).is_dir():
             mend = "'drivesim train keyframes' makes them; with --temporal off every key-frame is an image for itself"

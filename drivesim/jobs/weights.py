@@ -12,7 +12,7 @@ from torch import nn
 
 from drivesim import pickled, weights
 from drivesim.errors import Mistake, nearest
-from drivesim.jobs import backbone
+from drivesim.jobs import pipelines
 from drivesim.models import pretrained
 from drivesim.models.autoencoder import Autoencoder, config_of
 from drivesim.models.temporal import TemporalLayers
@@ -36,7 +36,7 @@ def run(action: str, path: Path, out: Path | None = None) -> list[str]:
     if (out is not None) != (action == "convert"):
         raise Mistake("'convert' takes --out, 'check' does not", where="weights")
     if out is not None and path.is_dir():
-        lines = backbone.convert(path, out)
+        lines = pipelines.convert(path, out)
     else:
         lines = check(path) if out is None else [convert(path, out)]
     print("\n".join(lines))

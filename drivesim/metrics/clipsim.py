@@ -30,11 +30,11 @@ from drivesim.data.gather import Source
 from drivesim.errors import Mistake
 from drivesim.metrics import store
 from drivesim.metrics.receipt import LeftOut, Receipt, Score
-from drivesim.models.text import TOKENIZER
+from drivesim.models.text import STEM, TOKENIZER, tokenizer_of
 
 METRIC = "clipsim"
 FORMAT = 1  # of what is kept; a change of it makes everything anew
-STEM, PROCESSOR = "model", "preprocessor_config.json"
+PROCESSOR = "preprocessor_config.json"
 BICUBIC = 3  # as Pillow counts resamplings
 BATCH = 16  # frames at a time, always as many
 
@@ -106,7 +106,8 @@ class Clip:
             mend = "a folder with config.json, model.safetensors, the tokenizer and preprocessor_config.json"
             raise Mistake("no such folder of CLIP weights", where=folder, mend=mend)
         self.preparation = Preparation.of(folder)
-        self.network, self.tokenizer = _network(folder).to(self.device), _tokenizer(folder)
+        self.tokenizer = tokenizer_of(folder)
+        self.network = _network(folder).to(self.device)
         config: Any = self.network.config
         side = config.vision_config.image_size
         if self.preparation.crop != (side, side):
@@ -144,11 +145,8 @@ class Clip:
 
 
 def _network(folder: Path) -> Any:
-    try:
-        from transformers import CLIPConfig, CLIPModel
-    except ImportError:
-        mend = "pip install 'drivesim[text]'"
-        raise Mistake("CLIP needs transformers, which is not installed", where=folder, mend=mend) from None
+    from transformers import CLIPConfig, CLIPModel
+
     values = weights.settings(folder)
     found = (values.get("architectures") or ["unnamed"])[0]
     if found != "CLIPModel":
@@ -162,19 +160,6 @@ def _network(folder: Path) -> Any:
     tensors = {name: tensor.float() for name, tensor in weights.read(weights.public(folder, STEM))}
     weights.fill(model, {n: t for n, t in tensors.items() if not n.endswith("position_ids")}, folder)
     return model.eval().requires_grad_(False)
-
-
-def _tokenizer(folder: Path) -> Any:
-    from transformers import CLIPTokenizer
-
-    for name in TOKENIZER:
-        if not (folder / name).is_file():
-            raise Mistake(f"the tokenizer's {name} is missing", where=folder, mend="copy it from the model's page")
-    try:
-        return CLIPTokenizer.from_pretrained(str(folder), local_files_only=True)
-    except (OSError, ValueError, KeyError, TypeError) as problem:
-        what = " ".join(str(problem).split())[:120]
-        raise Mistake(f"is no tokenizer of CLIP ({what})", where=folder) from None
 
 
 # --- videos -----------------------------------------------------------------------------------------------------------

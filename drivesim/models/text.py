@@ -41,7 +41,7 @@ class TextEncoder(nn.Module):
         self.tokenizer: Any = tokenizer
         config: Any = network.config
         self.length, self.width = int(config.max_position_embeddings), int(config.hidden_size)
-        self._known: dict[str, Tensor] = {}
+        self._known: dict[tuple[str, bool], Tensor] = {}
 
     @classmethod
     def load(cls, folder: str | Path) -> "TextEncoder":
@@ -51,11 +51,9 @@ class TextEncoder(nn.Module):
             Mistake: transformers is not installed, a file is missing, or is not CLIP's.
         """
         network, tokenizer = places(Path(folder))
-        try:
-            from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
-        except ImportError:
-            mend = "pip install 'drivesim[text]'"
-            raise Mistake("words need transformers, which is not installed", where=folder, mend=mend) from None
+        words = tokenizer_of(tokenizer)
+        from transformers import CLIPTextConfig, CLIPTextModel
+
         values = weights.settings(network)
         found = values.get("architectures") or ["unnamed"]
         if found[0] not in ("CLIPTextModel", "CLIPTextModelWithProjection"):
@@ -70,12 +68,6 @@ class TextEncoder(nn.Module):
         weights.fill(
             model, {name: tensor for name, tensor in tensors.items() if name in wanted or not _spare(name)}, network
         )
-        try:
-            words = CLIPTokenizer.from_pretrained(str(tokenizer), local_files_only=True)
-        except (OSError, ValueError, KeyError, TypeError) as problem:
-            raise Mistake(
-                f"is no tokenizer of CLIP ({' '.join(str(problem).split())[:120]})", where=tokenizer
-            ) from None
         return cls(model.eval().requires_grad_(False), words, network)
 
     def save(self, folder: Path) -> None:
@@ -120,10 +112,10 @@ class TextEncoder(nn.Module):
     def tokens(self, prompts: Sequence[str], cut: bool = False) -> Tensor:
         """``B L D`` without gradients; every prompt is encoded by itself, and remembered; ``cut`` as of ``ids``."""
         for prompt in prompts:
-            if prompt not in self._known:
+            if (prompt, cut) not in self._known:
                 with torch.inference_mode(False), torch.no_grad():
-                    self._known[prompt] = self(self.ids([prompt], cut))[0]
-        found = torch.stack([self._known[prompt] for prompt in prompts])
+                    self._known[prompt, cut] = self(self.ids([prompt], cut))[0]
+        found = torch.stack([self._known[prompt, cut] for prompt in prompts])
         while len(self._known) > MOST_KNOWN:
             self._known.pop(next(iter(self._known)))
         return found
@@ -141,10 +133,33 @@ def places(folder: Path) -> tuple[Path, Path]:
     if not (network / "config.json").is_file():
         what = "holds no text encoder" if folder.is_dir() else "no such folder"
         raise Mistake(what, where=folder, mend="text_encoder/ and tokenizer/ of the pipeline are needed")
-    for name in TOKENIZER:
-        if not (tokenizer / name).is_file():
-            raise Mistake(f"the tokenizer's {name} is missing", where=tokenizer, mend="copy it from the model's page")
+    _check_tokenizer(tokenizer)
     return network, tokenizer
+
+
+def tokenizer_of(folder: Path) -> Any:
+    """CLIP's tokenizer, as transformers has it.
+
+    Raises:
+        Mistake: transformers is not installed, a file is missing, or is not CLIP's.
+    """
+    try:
+        from transformers import CLIPTokenizer
+    except ImportError:
+        mend = "pip install 'drivesim[text]'"
+        raise Mistake("words need transformers, which is not installed", where=folder, mend=mend) from None
+    _check_tokenizer(folder)
+    try:
+        return CLIPTokenizer.from_pretrained(str(folder), local_files_only=True)
+    except (OSError, ValueError, KeyError, TypeError) as problem:
+        what = " ".join(str(problem).split())[:120]
+        raise Mistake(f"is no tokenizer of CLIP ({what})", where=folder) from None
+
+
+def _check_tokenizer(folder: Path) -> None:
+    for name in TOKENIZER:
+        if not (folder / name).is_file():
+            raise Mistake(f"the tokenizer's {name} is missing", where=folder, mend="copy it from the model's page")
 
 
 def identity(folder: Path) -> str:

@@ -44,16 +44,7 @@ from drivesim.weights import sha256, write_atomic
 
 STATES = 2  # of what windows leave to the next: since 2 those of the upsampler fade into each other
 WORDS_PLAYED = Fraction(4, 5)  # of the rate that frames are made at: 113 at 30 are shown at 24 [4.2]
-PAST = (
-    "keep",
-    "played",
-    "weights",
-    "size",
-    "precision",
-    "device",
-    "version",
-    "states",
-)  # what a branch has from its run
+PAST = ("keep", "played", "weights", "size", "precision", "device", "version", "states")  # of its run, in a branch
 
 
 @dataclass(frozen=True, eq=False)

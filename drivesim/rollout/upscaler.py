@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from drivesim.diffusion.lowres import augmented
-from drivesim.diffusion.tiles import Denoise, Tiled, ramp, starts
+from drivesim.diffusion.tiles import Denoise, Tiled, blended
 from drivesim.rollout.plan import video_frame
 from drivesim.rollout.sample import START, NoiseSource, Told, sample
 from drivesim.rollout.settings import UpsampleConfig
@@ -85,27 +85,14 @@ class Upscaler:
         if self.config.tile is None:
             return _each(space.decode, z)
         (height, width), overlap, f = self.config.tile, self.config.tile_overlap, space.f
-        return torch.cat([_tiled(space, frame[None], (height // f, width // f), overlap // f) for frame in z])
+
+        def decoded(cut: Tensor, _: object) -> Tensor:
+            return space.decode(cut).float()
+
+        tile = (height // f, width // f)
+        return torch.cat([blended(decoded, frame[None], tile, overlap // f, channels=3, scale=f) for frame in z])
 
 
 def _each(change: Callable[[Tensor], Tensor], frames: Tensor) -> Tensor:
     """``change`` of every frame by itself."""
     return torch.cat([change(frame[None]).float() for frame in frames])
-
-
-def _tiled(space: LatentSpace, z: Tensor, tile: tuple[int, int], overlap: int) -> Tensor:
-    """``1 3 H W`` from ``1 C h w``, tiles fading into each other where they overlap; tile and overlap are in cells."""
-    (height, width), f = z.shape[-2:], space.f
-    total, weights = z.new_zeros(1, 3, height * f, width * f), z.new_zeros(height * f, width * f)
-    for top in starts(height, tile[0], overlap):
-        for left in starts(width, tile[1], overlap):
-            part = z[..., top : top + tile[0], left : left + tile[1]]
-            rows, columns = part.shape[-2], part.shape[-1]
-            weight = torch.outer(
-                ramp(rows * f, top > 0, top + rows < height, overlap * f),
-                ramp(columns * f, left > 0, left + columns < width, overlap * f),
-            ).to(z)
-            place = (..., slice(top * f, (top + rows) * f), slice(left * f, (left + columns) * f))
-            total[place] += weight * space.decode(part).float()
-            weights[place] += weight
-    return total / weights

@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from einops import repeat
+from einops import rearrange, repeat
 from torch import Tensor
 
+from drivesim.diffusion.guidance import Denoise
 from drivesim.diffusion.loss import DiffusionLoss, LossConfig
-from drivesim.diffusion.noise import Schedule, ScheduleConfig
+from drivesim.diffusion.noise import Schedule, ScheduleConfig, Spacing
 from drivesim.diffusion.precondition import Denoiser
 from drivesim.diffusion.samplers import ddim
 from drivesim.errors import Mistake
@@ -49,11 +50,21 @@ USUAL = Conditions()
 
 @dataclass(frozen=True, eq=False)
 class Latents:
-    """What the stages need of the autoencoder: the whitening ``(C,)``, and a decoder for the sample pictures."""
+    """What the stages need of the autoencoder: the whitening ``(C,)``, and both its ways."""
 
     mean: Tensor
     std: Tensor
     decoder: Autoencoder
+
+    @property
+    def f(self) -> int:
+        return self.decoder.config.f
+
+    def of(self, video: Tensor) -> Tensor:
+        """``B T 3 H W`` in [-1, 1] to whitened means ``B T C h w``, frame by frame."""
+        coder = self.decoder.to(video.device)
+        means = [split_moments(coder.encode(clip[n : n + 1]).float())[0] for clip in video for n in range(len(clip))]
+        return self.whiten(rearrange(torch.cat(means), "(b t) c h w -> b t c h w", b=len(video)))
 
     def whiten(self, z: Tensor) -> Tensor:
         return (z - self.mean.to(z)[:, None, None]) / self.std.to(z)[:, None, None]
@@ -187,13 +198,15 @@ class ImageStage(Stage):
         return torch.stack([uniform((self.loop.seed, what, n)) for n in samples])
 
     def _sampled(self, z: Tensor, condition: Condition, network: VideoUNet) -> Tensor:
-        denoiser = Denoiser(network, self.schedule)
-        levels = (
-            self.schedule.levels(20) if self.schedule.config.kind == "discrete" else self.schedule.levels(20, "karras")
-        )
         start = torch.stack([normal((self.loop.seed, "picture", i), tuple(z.shape[1:])) for i in range(len(z))]).to(z)
-        x = start * float(self.schedule.start_scale(levels.sigmas[0]))
-        return ddim(lambda y, level: denoiser(y, level, condition), x, levels)
+        return self._drawn(Denoiser(network, self.schedule), condition, start, 20)
+
+    def _drawn(self, denoise: Denoise, condition: Condition, noise: Tensor, steps: int) -> Tensor:
+        """What DDIM makes of unit ``noise``."""
+        spacing: Spacing = "trailing" if self.schedule.config.kind == "discrete" else "karras"
+        levels = self.schedule.levels(steps, spacing)
+        x = noise * float(self.schedule.start_scale(levels.sigmas[0]))
+        return ddim(lambda y, level: denoise(y, level, condition), x, levels)
 
     @torch.no_grad()
     def pictures(self) -> np.ndarray:
@@ -212,6 +225,8 @@ class TemporalStage(ImageStage, ABC):
         noise: the given latents are noised by U(0, noise) of their deviation, and the model is told how much.
     """
 
+    frozen = True  # the image model
+
     def __init__(
         self,
         image: ImageModel,
@@ -224,7 +239,7 @@ class TemporalStage(ImageStage, ABC):
         conditions: Conditions = USUAL,
     ):
         super().__init__(image, latents, schedule, loss, loop, conditions)
-        self.image.requires_grad_(False)
+        self.image.requires_grad_(not self.frozen)
         self.temporal = TemporalLayers(temporal, image.unet)
         self.noise = noise
 

@@ -80,19 +80,7 @@ class InterpolationStage(TemporalStage):
 class WholeInterpolationStage(InterpolationStage):
     """The same, of an image model that is ``widened``, and of which all parameters are trained [H.2]."""
 
-    def __init__(
-        self,
-        image: ImageModel,
-        latents: Latents,
-        temporal: TemporalConfig,
-        ends: EndsConfig,
-        schedule: ScheduleConfig,
-        loss: LossConfig,
-        loop: LoopConfig,
-        conditions: Conditions = USUAL,
-    ):
-        super().__init__(widened(image), latents, temporal, ends, schedule, loss, loop, conditions)
-        self.image.requires_grad_(True)
+    frozen = False
 
     @property
     def whole(self) -> nn.Module:

@@ -3,7 +3,6 @@ few pictures, under a rare word, and by its own pictures of the class does not f
 
 import math
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import torch
@@ -13,7 +12,6 @@ from drivesim.diffusion.guidance import Guidance
 from drivesim.diffusion.loss import LossConfig
 from drivesim.diffusion.noise import ScheduleConfig
 from drivesim.diffusion.precondition import Denoiser
-from drivesim.diffusion.samplers import ddim
 from drivesim.errors import Mistake
 from drivesim.models.text import TextEncoder
 from drivesim.models.video import ImageModel
@@ -104,13 +102,10 @@ class SubjectStage(ImageStage):
         told, nothing = self._words(self.text, [self.subject.class_prompt, ""], self.device)
         denoiser = Denoiser(self.network, self.schedule)
         guided = Guidance(denoiser, labels=self.subject.guidance, null_tokens=nothing, batched=True)
-        spacing = partial(self.schedule.levels, steps or self.subject.steps)
-        levels = spacing() if self.schedule.config.kind == "discrete" else spacing("karras")
         shape = (1, self.image.unet.config.out_channels, *cells)
-        start = normal((self.loop.seed, "class", number), shape)[None].to(self.device)
-        x = start * float(self.schedule.start_scale(levels.sigmas[0]))
-        condition = Condition(tokens=told[None])
-        return self.latents.pixels(ddim(lambda y, level: guided(y, level, condition), x, levels))[0, 0]
+        noise = normal((self.loop.seed, "class", number), shape)[None].to(self.device)
+        drawn = self._drawn(guided, Condition(tokens=told[None]), noise, steps or self.subject.steps)
+        return self.latents.pixels(drawn)[0, 0]
 
 
 def _mean(per_sample: Tensor, which: Tensor) -> Tensor:

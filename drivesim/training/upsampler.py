@@ -18,7 +18,6 @@ from drivesim.diffusion.loss import LossConfig
 from drivesim.diffusion.lowres import augmented, reduced
 from drivesim.diffusion.noise import Schedule, ScheduleConfig
 from drivesim.errors import Mistake
-from drivesim.models.autoencoder import split_moments
 from drivesim.models.temporal import TemporalConfig, TemporalLayers
 from drivesim.models.video import ImageModel, VideoUNet
 from drivesim.randomness import normal
@@ -44,6 +43,18 @@ class LowConfig:
             raise Mistake("needs factor >= 2 and low_levels >= 0", field="factor" if self.factor < 2 else "low_levels")
 
 
+class Pixels:
+    """Where pixels themselves are diffused, in the place of ``Latents``."""
+
+    f = 1
+
+    def of(self, video: Tensor) -> Tensor:
+        return video
+
+    def pixels(self, x: Tensor) -> np.ndarray:
+        return to_pixels(x)
+
+
 class UpsamplerStage(ImageStage):
     """The image upsampler, from batches ``{"video": B T 3 H W, "night": B, "cars": B, "sample": B}``, T = 1; of a model
     that is told words, with ``"caption"``, B strings, where the index has any.
@@ -52,7 +63,7 @@ class UpsamplerStage(ImageStage):
         latents: of an autoencoder whose f is ``low.factor``; None: pixels are diffused as they are.
     """
 
-    latents: Latents | None  # type: ignore[assignment]
+    space: Latents | Pixels
 
     def __init__(
         self,
@@ -66,15 +77,11 @@ class UpsamplerStage(ImageStage):
     ):
         super().__init__(image, latents, schedule, loss, loop, conditions)
         self.low, self.noising = low, Schedule(low.schedule or schedule)
+        self.__dict__["space"] = latents or Pixels()  # no submodule, as latents are none
 
     @torch.no_grad()
     def _clean(self, batch: Batch) -> Tensor:
-        video: Tensor = batch["video"]
-        if self.latents is None:
-            return video
-        coder = self.latents.decoder.to(video.device)
-        means = [split_moments(coder.encode(clip[n : n + 1]).float())[0] for clip in video for n in range(len(clip))]
-        return self.latents.whiten(rearrange(torch.cat(means), "(b t) c h w -> b t c h w", b=len(video)))
+        return self.space.of(batch["video"])
 
     def _condition(self, batch: Batch, z: Tensor, samples: list[int]) -> tuple[Condition, Tensor | None]:
         u = self._uniform("low level", samples).to(z.device)
@@ -85,8 +92,7 @@ class UpsamplerStage(ImageStage):
         """The condition of low-resolution frames with noise ``index``; labels dropped for some of the ``samples``."""
         numbers = samples if samples is not None else [int(n) for n in batch["sample"]]
         noise = torch.stack([normal((self.loop.seed, "low", n), tuple(low.shape[1:])) for n in numbers]).to(low)
-        f = 1 if self.latents is None else self.latents.decoder.config.f
-        shown = augmented(low, index, noise, self.noising, self.low.factor // f)
+        shown = augmented(low, index, noise, self.noising, self.low.factor // self.space.f)
         return Condition(tokens=self._tokens(batch, samples), low=shown, low_level=index)
 
     def _tokens(self, batch: Batch, samples: list[int] | None) -> Tensor | None:
@@ -103,8 +109,7 @@ class UpsamplerStage(ImageStage):
         low = reduced(high, self.low.factor)
         index = torch.full((len(high),), self.low.levels // 5, device=high.device)
         sampled = self._sampled(self._clean(self.shown), self._told(self.shown, low, index), self.network)
-        made = to_pixels(sampled) if self.latents is None else self.latents.pixels(sampled)
-        rows = [bicubic(to_pixels(low), self.low.factor), made, to_pixels(high)]
+        rows = [bicubic(to_pixels(low), self.low.factor), self.space.pixels(sampled), to_pixels(high)]
         return np.stack([rearrange(row, "b t h w c -> (b t) h w c") for row in rows])
 
 

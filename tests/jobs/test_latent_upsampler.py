@@ -28,16 +28,9 @@ from tests.jobs.test_text_to_video import keyframes
 from tests.models import public
 from tests.rollout import mock
 
-RECIPE = """
-name: micro
-kind: world
-clips: 3
-seconds: 1
-fps: 30
-size: [64, 128]
-val: 0.0
-"""
-LOOP = ["loop.batch=2", "loop.ema=0.5", "loop.precision=32-true", "loop.warmup=1", "loop.lr=0.002", "loop.steps=2"]
+from . import test_upsampler
+
+LOOP = [*test_upsampler.LOOP, "loop.steps=2"]
 SIZES = ["size=[64,128]", "crop=[32,48]"]
 TEMPORAL = [
     *("temporal.frames=4", "temporal.depth=1", "temporal.heads=2", "temporal.cross=16", "temporal.alpha=scalar"),
@@ -49,7 +42,7 @@ TEMPORAL = [
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, object]:
     """A folder with the index ``world`` and the converted upscaler ``w``, and diffusers' pipeline."""
     out = tmp_path_factory.mktemp("latent")
-    (out / "world.yaml").write_text(RECIPE)
+    (out / "world.yaml").write_text(test_upsampler.RECIPE)
     index.run(out / "world.yaml", out / "world", seed=7)
     pipe = public.upscaler(out / "x4")
     converting.run("convert", out / "x4", out / "w")

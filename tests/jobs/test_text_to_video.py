@@ -19,7 +19,7 @@ from torch import nn
 from drivesim import cli, config, weights
 from drivesim.data import video
 from drivesim.errors import Mistake
-from drivesim.jobs import backbone, generate, stack
+from drivesim.jobs import generate, pipelines, stack
 from drivesim.models.temporal import TemporalConfig, TemporalLayers
 from drivesim.models.text import identity
 from drivesim.models.video import ImageModel, WholeModel, interface, unet_config
@@ -98,7 +98,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     public.pipeline(out / "sd-other", seed=1)
     public.pipeline(out / "sd-wider", seed=2, width=OTHER)
     for name in ("sd", "sd-other", "sd-wider"):
-        backbone.convert(out / name, out / f"w-{name}")
+        pipelines.convert(out / name, out / f"w-{name}")
     keyframes(out / "w-sd", out / "w-sd" / "keyframes.safetensors")
     interpolation(out / "w-sd", out / "w-sd" / "interpolation.safetensors")
     return Made(out / "w-sd", out / "w-sd-other", out / "w-sd-wider", out / "sd", theirs)
@@ -292,8 +292,8 @@ def test_dropped_words_are_dropped_for_both(made: Made) -> None:
     whole = stack.load(made.weights, precision="32", backbone=made.wider)
     own, other = stack.load(made.weights, precision="32"), stack.load(made.wider, precision="32", temporal="off")
     assert whole.apart and not own.apart and own.null_temporal is not None and whole.null_temporal is not None
-    assert torch.equal(whole.null_temporal, own.tokens([Labels()])[0])  # type: ignore[misc]
-    assert torch.equal(whole.null_tokens, other.tokens([Labels(prompt="")])[0])  # type: ignore[misc, arg-type]
+    assert torch.equal(whole.null_temporal, own.tokens([Labels()])[0])
+    assert torch.equal(whole.null_tokens, other.tokens([Labels(prompt="")])[0])
 
 
 # --- without temporal layers: diffusers -------------------------------------------------------------------------------
@@ -303,7 +303,7 @@ def test_dropped_words_are_dropped_for_both(made: Made) -> None:
 def test_without_temporal_layers_frames_are_those_of_diffusers(made: Made, end: str) -> None:
     from diffusers import DDIMScheduler
 
-    sampler = SamplerConfig(steps=5, spacing="leading", offset=1, end=end)  # type: ignore[arg-type]
+    sampler = SamplerConfig(steps=5, spacing="leading", offset=1, end=end)
     settings = RolloutConfig(sampler=sampler, guidance=GuidanceConfig(labels=7.5))
     scenario = Scenario(labels=Labels(prompt="a foggy road"), seeds=[3])
     rollout = planned(made, scenario, settings, temporal="off")
@@ -373,7 +373,7 @@ def test_the_weights_are_looked_at_as_a_whole(made: Made, capsys: pytest.Capture
 
 
 def failed(capsys: pytest.CaptureFixture[str], *given: object) -> str:
-    assert run(*given) == 2  # type: ignore[arg-type]
+    assert run(*given) == 2
     said = capsys.readouterr().err
     assert 1 <= len(said.strip().splitlines()) <= 3
     return said

@@ -42,7 +42,7 @@ def drives(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-def theirs(folder: Path, model, frames: np.ndarray, words: list[str]) -> torch.Tensor:  # type: ignore[no-untyped-def]
+def theirs(folder: Path, model, frames: np.ndarray, words: list[str]) -> torch.Tensor:
     """Cosines ``T N`` from transformers' own processor and forward."""
     from transformers import CLIPImageProcessorPil, CLIPTokenizer
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from drivesim import config
 from drivesim import weights as files
-from drivesim.diffusion.noise import Schedule, ScheduleConfig
+from drivesim.diffusion.tiles import blended
 from drivesim.errors import Mistake
 from drivesim.jobs import stack as loading
 from drivesim.jobs import weights
@@ -19,8 +19,8 @@ from drivesim.rollout.course import course
 from drivesim.rollout.sample import NoiseSource, Told
 from drivesim.rollout.scenario import Scenario
 from drivesim.rollout.settings import GuidanceConfig, RolloutConfig, SamplerConfig, UpsampleConfig
-from drivesim.rollout.stack import LatentSpace, Stack
-from drivesim.rollout.upscaler import Upscaler, _tiled
+from drivesim.rollout.stack import Stack
+from drivesim.rollout.upscaler import Upscaler
 from drivesim.scene import Labels
 from tests.models import public
 from tests.rollout import mock
@@ -70,7 +70,7 @@ class Given(NoiseSource):
     low: Tensor | None = None
     start: Tensor | None = None
 
-    def __call__(self, stage, frames, step, shape, shared=0.0):  # type: ignore[no-untyped-def, override]
+    def __call__(self, stage, frames, step, shape, shared=0.0):
         given = self.low if stage == "low" else self.start
         assert given is not None and tuple(given.shape[1:]) == shape
         return given[None]
@@ -144,9 +144,9 @@ def test_decoding_in_tiles_is_exact_where_a_decoder_sees_no_further() -> None:
         seen.append(tuple(z.shape))
         return z[:, :3].repeat_interleave(4, 2).repeat_interleave(4, 3)
 
-    space = LatentSpace(4, 4, lambda x: x, decode, Schedule(ScheduleConfig()))
     z = torch.randn(1, 4, 18, 31)
-    torch.testing.assert_close(_tiled(space, z, (8, 12), 3), decode(z))
+    made = blended(lambda cut, _: decode(cut), z, (8, 12), 3, channels=3, scale=4)
+    torch.testing.assert_close(made, decode(z))
     assert max(shape[-2] for shape in seen[:-1]) == 8 and max(shape[-1] for shape in seen[:-1]) == 12
 
 

@@ -175,7 +175,7 @@ def test_what_was_made_before_there_were_words_keeps_its_noise() -> None:
     words = Scenario(labels=Labels(prompt="fog"))
     assert words.identity("") != Scenario().identity("") != Scenario(labels=Labels(prompt="")).identity("")
     for same in ({"temporal_prompt": "rain"}, {"played": 24}, {"seconds": 4}):
-        assert replace(words, **same).identity("") == words.identity("")  # type: ignore[arg-type]
+        assert replace(words, **same).identity("") == words.identity("")
 
 
 def test_noise_identity_is_the_opening_and_the_labels() -> None:

@@ -1,6 +1,5 @@
 """A pipeline from nothing: converts, knows each word by one token and any other text by its letters."""
 
-import importlib.util
 import re
 from pathlib import Path
 from types import ModuleType
@@ -16,6 +15,8 @@ from drivesim.jobs import weights as conversion
 from drivesim.models.autoencoder import Autoencoder, AutoencoderConfig
 from drivesim.models.text import TextEncoder
 
+from . import loaded
+
 CAPTIONS = ["driving by day, light traffic", "Tree red in trees: dried retreat", "a photo of sks car"]
 STAGES = ("autoencoder", "image", "keyframes", "interpolation")
 OWN = AutoencoderConfig(channels=(8, 16), blocks=1, attention=False, groups=4)
@@ -23,12 +24,7 @@ OWN = AutoencoderConfig(channels=(8, 16), blocks=1, attention=False, groups=4)
 
 @pytest.fixture(scope="module")
 def tool() -> ModuleType:
-    file = Path(__file__).resolve().parents[2] / "tools" / "make_backbone.py"
-    spec = importlib.util.spec_from_file_location("make_backbone", file)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return loaded("make_backbone")
 
 
 def autoencoder(file: Path, own: AutoencoderConfig = OWN) -> Path:

@@ -1,8 +1,6 @@
 """What the tool that measures obedience counts: places, moves and what is shuffled."""
 
-import importlib.util
 from fractions import Fraction
-from pathlib import Path
 from types import ModuleType
 
 import numpy as np
@@ -11,18 +9,15 @@ import pytest
 from drivesim.rollout.tracks import Key, Track, Tracks
 from drivesim.scene import Boxes
 
+from . import loaded
+
 TIMES = [Fraction(0), Fraction(8, 15)]
 SIZE = (100, 200)
 
 
 @pytest.fixture(scope="module")
 def tool() -> ModuleType:
-    file = Path(__file__).resolve().parents[2] / "tools" / "measure_boxes.py"
-    spec = importlib.util.spec_from_file_location("measure_boxes", file)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return loaded("measure_boxes")
 
 
 def still(id: str, box: tuple[float, float, float, float], visibility: float = 1.0) -> Track:

@@ -59,7 +59,7 @@ def made(name: str, folder: Path, loop: LoopConfig = LOOP, *, text: bool = True,
         if name == "keyframes":
             return KeyframeStage(image, latents, TEMPORAL, ContextConfig((1.0, 0.0, 0.0), 0.0), *rest)
         if name == "interpolation":
-            return WholeInterpolationStage(image, latents, WHOLE, EndsConfig(levels=250), *rest)
+            return WholeInterpolationStage(widened(image), latents, WHOLE, EndsConfig(levels=250), *rest)
         return ImageStage(image, latents, *rest)
 
 
@@ -221,5 +221,5 @@ def test_the_memory_of_prompts_ends(folder: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("drivesim.models.text.MOST_KNOWN", 3)
     words = TextEncoder.load(folder)
     wanted: Tensor = torch.cat([words.tokens([c * 3]) for c in "abcde"])
-    assert list(words._known) == ["ccc", "ddd", "eee"]
+    assert [prompt for prompt, _ in words._known] == ["ccc", "ddd", "eee"]
     assert torch.equal(words.tokens([c * 3 for c in "abcde"]), wanted)

@@ -1,6 +1,5 @@
 """The image model that stages on latents start from or stand in, with what lies beside its file."""
 
-import shlex
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -9,7 +8,7 @@ from drivesim import config, weights
 from drivesim.data.latents import LatentCache
 from drivesim.diffusion.loss import LossConfig
 from drivesim.diffusion.noise import ScheduleConfig
-from drivesim.errors import Mistake, beside
+from drivesim.errors import Mistake
 from drivesim.jobs import stack
 from drivesim.models import text
 from drivesim.models.temporal import TemporalConfig
@@ -101,13 +100,8 @@ def in_folder(backbone: str) -> Path:
     """Raises:
     Mistake: no folder of weights, or a public pipeline.
     """
-    folder = Path(backbone)
-    if (folder / "unet").is_dir():
-        mend = f"convert it once: drivesim weights convert {shlex.quote(backbone)} --out W"
-        raise Mistake("is a public pipeline, not weights of drivesim", where=folder, mend=mend)
-    if not folder.is_dir():
-        raise Mistake("no such folder of weights", where=folder, mend=beside(folder))
-    return folder / "image.safetensors"
+    stack.check_folder(Path(backbone))
+    return Path(backbone) / "image.safetensors"
 
 
 def backbone_of(file: Path) -> Backbone:

@@ -16,7 +16,7 @@ from drivesim.models.unet import UNetConfig
 from drivesim.models.video import ImageModel, interface
 from drivesim.scene import KEYFRAME_FPS
 from drivesim.training.diffusion import Conditions, ContextConfig, ImageStage, KeyframeStage
-from drivesim.training.interpolation import FRAMES, EndsConfig, InterpolationStage, WholeInterpolationStage
+from drivesim.training.interpolation import FRAMES, EndsConfig, InterpolationStage, WholeInterpolationStage, widened
 from drivesim.training.loop import LoopConfig
 from drivesim.training.subject import SubjectConfig
 
@@ -167,8 +167,9 @@ def build_interpolation(settings: InterpolationRun, begin: int) -> Built:
     cache, data = cached(settings.cache, backbone.autoencoder, FRAMES, settings.loop, begin, settings.rates)
     backbone.check(cache, settings.box_weight, settings.temporal)
     kind = WholeInterpolationStage if settings.whole else InterpolationStage
+    image = widened(backbone.image) if settings.whole else backbone.image
     stage = kind(
-        backbone.image, latents_of(backbone.autoencoder), settings.temporal, settings.ends, backbone.schedule,
+        image, latents_of(backbone.autoencoder), settings.temporal, settings.ends, backbone.schedule,
         settings.loss, settings.loop, _told(settings, backbone),
     )  # fmt: skip
     module = stage.whole if isinstance(stage, WholeInterpolationStage) else stage.temporal

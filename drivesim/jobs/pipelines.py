@@ -13,7 +13,7 @@ from drivesim import config, weights
 from drivesim.data.index import whole_folder
 from drivesim.diffusion.noise import ScheduleConfig
 from drivesim.errors import Mistake
-from drivesim.jobs import upscaler as beside
+from drivesim.jobs import upscaler
 from drivesim.models import pretrained, text
 from drivesim.models.autoencoder import Autoencoder
 from drivesim.models.unet import UNet
@@ -22,7 +22,7 @@ from drivesim.models.video import interface
 PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 LOW_SCHEDULER = "low_res_scheduler"
 IMAGE = ("autoencoder.safetensors", "image.safetensors", text.FOLDER)
-UPSCALER = (beside.AUTOENCODER, "upsampler.safetensors", beside.TEXT)
+UPSCALER = (upscaler.AUTOENCODER, "upsampler.safetensors", upscaler.TEXT)
 BETAS = {"scaled_linear": "scaled_linear", "linear": "linear", "squaredcos_cap_v2": "cosine"}
 TARGETS = {"epsilon": "eps", "v_prediction": "v"}
 SCALING, UPSCALER_SCALING = 0.18215, 0.08333  # of their latents, where vae/config.json names none
@@ -37,18 +37,18 @@ def convert(folder: Path, out: Path) -> list[str]:
     """
     if out.exists():
         raise Mistake("is there already", where=out, mend="choose another --out")
-    upscaler = _is_upscaler(folder)
-    parts = (*PARTS, LOW_SCHEDULER) if upscaler else PARTS
+    enlarges = _is_upscaler(folder)
+    parts = (*PARTS, LOW_SCHEDULER) if enlarges else PARTS
     if missing := [part for part in parts if not (folder / part).is_dir()]:
-        what = "a pipeline of the x4 upscaler" if upscaler else "a pipeline"
+        what = "a pipeline of the x4 upscaler" if enlarges else "a pipeline"
         raise Mistake(f"holds no {missing[0]}/", where=folder, mend=f"{what} has {', '.join(parts)}")
-    names = UPSCALER if upscaler else IMAGE
+    names = UPSCALER if enlarges else IMAGE
     with whole_folder(out) as part:
         autoencoder, model, words = (part / name for name in names)
-        _autoencoder(folder / "vae", autoencoder, UPSCALER_SCALING if upscaler else SCALING)
+        _autoencoder(folder / "vae", autoencoder, UPSCALER_SCALING if enlarges else SCALING)
         encoder = text.TextEncoder.load(folder)
         encoder.save(words)
-        (_upscaler if upscaler else _image)(folder, autoencoder, model, words, encoder.width)
+        (_upscaler if enlarges else _image)(folder, autoencoder, model, words, encoder.width)
     return [f"{out / name}: {what}" for name, what in zip(names, _kinds(*(out / name for name in names)), strict=True)]
 
 
@@ -109,7 +109,7 @@ def _upscaler(folder: Path, autoencoder: Path, file: Path, words: Path, width: i
         "low_levels": min(int(most or MOST_NOISE), model.config.classes - 1, noising.steps - 1),
         "low_schedule": config.plain(noising),
     }
-    _save(folder, file, model, "upsampler", beside.parents(file.parent), {**latent, **low})
+    _save(folder, file, model, "upsampler", upscaler.parents(file.parent), {**latent, **low})
 
 
 def _unet(folder: Path, width: int) -> UNet:
