@@ -10,7 +10,7 @@ from einops import repeat
 from torch import Tensor
 
 from drivesim.diffusion.known import shown_clean
-from drivesim.diffusion.noise import Schedule, shared_noise
+from drivesim.diffusion.noise import Schedule
 from drivesim.diffusion.precondition import Denoiser, Network
 from drivesim.errors import Mistake
 from drivesim.scene import Condition, Level
@@ -52,10 +52,6 @@ class DiffusionLoss:
             return Level(log_sigma.exp().clamp(config.sigma_min, config.sigma_max))
         return self.schedule.level((time * config.steps).long().clamp(0, config.steps - 1))
 
-    def noise(self, clip: Tensor, frame: Tensor) -> Tensor:
-        """Training noise from unit noise per clip ``B 1 C h w`` and per frame ``B T C h w``, mixed by ``shared``."""
-        return shared_noise(clip, frame, self.config.shared)
-
     def __call__(
         self,
         network: Network,
@@ -90,10 +86,13 @@ class DiffusionLoss:
         if clean:
             x, level = shown_clean(x, level, x0, ~counts, self.schedule.least(level))
         output = denoiser.predict(x, level, condition)
-        wrong = output - denoiser.target(x0, noise, level)
-        # where(), before the square: not even a NaN in a frame that does not count reaches the loss or its gradient
-        square = torch.where(counts[..., None, None, None], wrong, 0.0) ** 2
-        if weight is not None:
-            square = square * weight.to(square)
-        per_frame = square.mean(dim=(2, 3, 4))
-        return per_frame.sum(dim=1) / counts.sum(dim=1).clamp(min=1)
+        return square_error(output, denoiser.target(x0, noise, level), counts, weight)
+
+
+def square_error(output: Tensor, target: Tensor, counts: Tensor, weight: Tensor | None = None) -> Tensor:
+    """``B``: the mean over the frames that count (``B T`` bool) of the square error, cells weighed by ``weight``."""
+    # where(), before the square: not even a NaN in a frame that does not count reaches the loss or its gradient
+    square = torch.where(counts[..., None, None, None], output - target, 0.0) ** 2
+    if weight is not None:
+        square = square * weight.to(square)
+    return square.mean(dim=(2, 3, 4)).sum(dim=1) / counts.sum(dim=1).clamp(min=1)

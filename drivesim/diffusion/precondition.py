@@ -27,10 +27,11 @@ class Denoiser:
         network: called as ``network(c_in * x, noise, condition)``; ``noise`` is ``B T`` float32, the index or
             ``ln(sigma) / 4``.
         schedule: what the network was trained with.
+        steps: of DDIM that it was distilled to (``distill.few``), and knows no others; None for any.
     """
 
-    def __init__(self, network: Network, schedule: Schedule):
-        self.network, self.schedule = network, schedule
+    def __init__(self, network: Network, schedule: Schedule, steps: int | None = None):
+        self.network, self.schedule, self.steps = network, schedule, steps
 
     def __call__(self, x: Tensor, level: Level, condition: Condition) -> Tensor:
         return self.x0(self.predict(x, level, condition), x, level)

@@ -55,7 +55,11 @@ def load_temporal(file: Path, image: ImageModel, stage: str = "keyframes") -> tu
     return layers.eval().requires_grad_(False), header
 
 
-BESIDE_SCHEDULE = ("shared", "known")  # what headers of temporal layers hold beside the schedule's own numbers
+BESIDE_SCHEDULE = (
+    "shared",
+    "known",
+    "distilled",
+)  # what headers of temporal layers hold beside the schedule's own numbers
 
 
 def schedule_of(header: weights.Header, where: Path) -> Schedule:
@@ -172,7 +176,7 @@ def load(
         raise Mistake("does not say how large its frames are", where=files["image"], mend=mend)
     return Stack(
         image=Denoiser(_in(precision, on, VideoUNet(image.unet)), schedule),
-        keyframes=Denoiser(_in(precision, on, VideoUNet(image.unet, layers)), schedule),
+        keyframes=Denoiser(_in(precision, on, VideoUNet(image.unet, layers)), schedule, own.schedule.get("distilled")),
         tokens=tokens,
         null_tokens=null_tokens,
         mean=torch.tensor(latent["mean"], device=on),
@@ -278,7 +282,7 @@ def _interpolation(
         layers, header = load_temporal(file, image, "interpolation")
         network = VideoUNet(image.unet, layers.to(on))
     _check_width(None if layers.config.told else layers.config.cross, tokens, file)
-    denoiser = Denoiser(_in(precision, on, network), schedule)
+    denoiser = Denoiser(_in(precision, on, network), schedule, header.schedule.get("distilled"))
     return Interpolation(denoiser, layers.config.rates, header.schedule.get("shared", 0.0), whole)
 
 
@@ -328,10 +332,12 @@ def _upsampler(files: dict[str, Path], low: tuple[int, int], on: torch.device, p
     file = files["upsampler"]
     model, header = load_image(file, "upsampler")
     model, layers, frames, shared, known = model.to(on), None, 1, 0.0, 0
+    taught = header.schedule.get("distilled")
     if "upsampler-temporal" in files:
         layers, own = load_temporal(files["upsampler-temporal"], model, "upsampler-temporal")
         layers, frames = layers.to(on), own.frames
         shared, known = own.schedule.get("shared", 0.0), own.schedule.get("known", 0)
+        taught = own.schedule.get("distilled")
     factor, unit = header.latent["factor"], model.unet.config.patch * header.latent["f"]
     for side in low:
         if side * factor % unit:
@@ -342,8 +348,8 @@ def _upsampler(files: dict[str, Path], low: tuple[int, int], on: torch.device, p
     tokens, null_tokens = _encoder(file.with_name(upscaler.TEXT), on) if words else _labels(model, on)
     network = _in(precision, on, VideoUNet(model.unet, layers))
     return Upsampler(
-        Denoiser(network, schedule_of(header, file)), frames, factor, header.latent["low_levels"], tokens, null_tokens,
-        unit, shared, known, space,
+        Denoiser(network, schedule_of(header, file), taught), frames, factor, header.latent["low_levels"], tokens,
+        null_tokens, unit, shared, known, space,
     )  # fmt: skip
 
 

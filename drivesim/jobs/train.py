@@ -17,6 +17,7 @@ from drivesim.errors import Mistake, nearest
 from drivesim.jobs.builders.autoencoder import AutoencoderRun, build_autoencoder
 from drivesim.jobs.builders.common import Built
 from drivesim.jobs.builders.decoder import DecoderRun, build_decoder
+from drivesim.jobs.builders.distill import distilled
 from drivesim.jobs.builders.latents import (
     ImageRun,
     InterpolationRun,
@@ -134,7 +135,10 @@ def _train(
         with torch.random.fork_rng(devices=[]), config.located(file, overrides):
             torch.manual_seed(settings.loop.seed)
             try:
-                return begun(build(settings, begin), "" if begin else settings.init, stage)
+                made = build(settings, begin)
+                if (few := getattr(settings, "distill", None)) is not None and few.teacher:
+                    return distilled(made, few, stage, settings.init)
+                return begun(made, "" if begin else settings.init, stage)
             except ValueError as problem:  # torch's own word on widths and groups that do not fit
                 raise Mistake(str(problem), where=file or "train", mend="--print-config shows every value") from None
 

@@ -9,7 +9,7 @@ from drivesim.errors import Mistake
 from drivesim.models.temporal import MAX_GIVEN
 from drivesim.rollout.plan import BETWEEN, PASS_FPS, Pieces, Plan, factor_for, keyframes_for, passes_for
 from drivesim.rollout.scenario import Scenario
-from drivesim.rollout.settings import RolloutConfig
+from drivesim.rollout.settings import STEPS_BETWEEN, RolloutConfig
 from drivesim.rollout.stack import Stack
 from drivesim.scene import KEYFRAME_FPS
 
@@ -75,6 +75,24 @@ def scaled(settings: RolloutConfig, scenario: Scenario) -> RolloutConfig:
     """The settings under the scenario's own guidance scales."""
     own = {name: value for name, value in config.plain(scenario.guidance).items() if value is not None}
     return replace(settings, guidance=replace(settings.guidance, **own))
+
+
+def settled(stack: Stack, settings: RolloutConfig) -> RolloutConfig:
+    """``settings`` with the number of steps of every sampler, as the weights have it where the user says nothing.
+
+    Raises:
+        Mistake: distilled weights, and another sampler than they were taught.
+    """
+    between = stack.interpolation.denoiser if stack.interpolation else None
+    larger = stack.upsampler.denoiser if stack.upsampler else None
+    inner, upsample = settings.interpolation, settings.upsample
+    return replace(
+        settings,
+        sampler=settings.sampler.settled(stack.keyframes, "sampler"),
+        start=settings.start.settled(stack.image, "start"),
+        interpolation=replace(inner, sampler=inner.sampler.settled(between, "interpolation.sampler", STEPS_BETWEEN)),
+        upsample=replace(upsample, sampler=upsample.sampler.settled(larger, "upsample.sampler")),
+    )
 
 
 def _plan(stack: Stack, scenario: Scenario, settings: RolloutConfig, factor: int, passes: int) -> Plan:

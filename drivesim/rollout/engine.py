@@ -22,7 +22,7 @@ from drivesim.data.formats import Format, known
 from drivesim.errors import Interrupted, Mistake, out_of_memory
 from drivesim.rollout import labels, memory, stages
 from drivesim.rollout.branch import Branch
-from drivesim.rollout.course import Course, course, scaled
+from drivesim.rollout.course import Course, course, scaled, settled
 from drivesim.rollout.handover import Handover
 from drivesim.rollout.interpolator import Interpolator
 from drivesim.rollout.journal import Journal, claimed
@@ -126,7 +126,7 @@ def prepare(
     Raises:
         Mistake: they do not, the opening cannot be read, or a branch would have another past.
     """
-    settings = scaled(settings, scenario)
+    settings = settled(stack, scaled(settings, scenario))
     chosen, opening = course(stack, scenario, settings), scenario.opening
     rate = played(stack, scenario, chosen.plan)
     scenario = replace(
@@ -210,12 +210,14 @@ def roll(
     title: str = "rollout",
     export: Iterable[Format] = known.WRITTEN,
     log: Log | None = None,
+    heir: str = "",
 ) -> Path:
     """Makes ``out/video.mp4``, window by window; memory does not grow with its length. Then its boxes,
     where they are known, are written, also in the formats of ``export``: they are held in memory at once.
 
     Args:
         log: what has heard the terminal already; it goes on into ``out`` and is the caller's to end. None: a new one.
+        heir: see ``journal.owned``.
 
     Raises:
         Mistake: the folder is not free, another process has it, it holds another plan, a file cannot be written, or
@@ -223,7 +225,7 @@ def roll(
         Interrupted: SIGTERM or SIGUSR1, after the window that it came into; Ctrl-C, or a second signal, at once.
             ``resume`` goes on with identical frames.
     """
-    with claimed(out, resume), nullcontext(log) if log else Log() as heard:
+    with claimed(out, resume, heir), nullcontext(log) if log else Log() as heard:
         _settle(rollout, out)
         heard.to(out)
         record = Record(out, rollout.stack.device, _facts(rollout, list(argv)))

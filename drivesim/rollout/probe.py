@@ -77,8 +77,8 @@ def _sampled(rollout: Rollout, cells: tuple[int, int, int]) -> list[Probe]:
         return predict(window, torch.zeros(window.given, *cells, device=device))
 
     if rollout.given is None:
-        found.append(Probe("start", 1, settings.start.steps, start))
-    found.append(Probe("keyframes", plan.count, settings.sampler.steps, keyframes))
+        found.append(Probe("start", 1, _steps(settings.start), start))
+    found.append(Probe("keyframes", plan.count, _steps(settings.sampler), keyframes))
     own = settings.interpolation
     for number, calls in enumerate(gaps(plan, own.batch), start=1):
 
@@ -87,7 +87,7 @@ def _sampled(rollout: Rollout, cells: tuple[int, int, int]) -> list[Probe]:
             between = Interpolator(stack, sampler, noise, told, number)
             return between(0, torch.zeros(own.batch, 2, *cells, device=device))
 
-        found.append(Probe(f"interpolation-{number}", len(calls), own.sampler.steps, interpolate))
+        found.append(Probe(f"interpolation-{number}", len(calls), _steps(own.sampler), interpolate))
     return found
 
 
@@ -121,7 +121,7 @@ def _pixels(rollout: Rollout, cells: tuple[int, int, int]) -> list[Probe]:
             low = torch.zeros(windows.length, 3, height, width, device=device)
             return upscale(0, low, low.new_zeros(0, 3, 1, 1))
 
-        found.append(Probe("upsample", windows.count(plan.total), settings.upsample.sampler.steps, upsample))
+        found.append(Probe("upsample", windows.count(plan.total), _steps(settings.upsample.sampler), upsample))
     even = (size[0] // 2 * 2, size[1] // 2 * 2)
 
     def write(_: int) -> object:
@@ -144,3 +144,8 @@ def _batches(plan: Plan, settings: RolloutConfig) -> int:
 
 def _with(sampler: SamplerConfig, steps: int) -> SamplerConfig:
     return replace(sampler, steps=steps)
+
+
+def _steps(sampler: SamplerConfig) -> int:
+    assert sampler.steps is not None  # ``prepare`` has settled it
+    return sampler.steps

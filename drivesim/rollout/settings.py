@@ -1,6 +1,6 @@
 """How a rollout is made, stage by stage; what it shows is the scenario's."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import inf
 from typing import Literal
 
@@ -12,6 +12,7 @@ from drivesim.diffusion.precondition import Denoiser
 from drivesim.diffusion.samplers import Sampler, sampler
 from drivesim.errors import Mistake
 
+STEPS, STEPS_BETWEEN = 20, 10  # of samplers, where neither the user nor the weights say
 FillMode = Literal["blend", "repeat"]
 
 
@@ -19,6 +20,7 @@ FillMode = Literal["blend", "repeat"]
 class SamplerConfig:
     """
     Args:
+        steps: None for those that the model was distilled to, which takes no others, or else 20; between frames 10.
         eta: 0 is deterministic, 1 ancestral; "ddim" alone takes it. The paper predicts with ddim, 200 steps, eta 1.
         spacing: of the levels; "leading" takes ``offset`` (Stable Diffusion's is 1).
         end: of the last step, no noise at all or the ``first`` level of the schedule, as Stable Diffusion's scheduler
@@ -26,7 +28,7 @@ class SamplerConfig:
     """
 
     name: SamplerName = "ddim"
-    steps: int = 20
+    steps: int | None = None
     eta: float = 0.0
     spacing: Spacing = "trailing"
     offset: int = 0
@@ -34,8 +36,25 @@ class SamplerConfig:
 
     def build(self, denoiser: Denoiser) -> tuple[Sampler, Levels]:
         """The sampler and its levels on ``denoiser``'s schedule; a Mistake where they do not fit."""
-        levels = denoiser.schedule.levels(self.steps, self.spacing, self.offset, self.name, self.end)
+        steps = self.steps or denoiser.steps or STEPS
+        levels = denoiser.schedule.levels(steps, self.spacing, self.offset, self.name, self.end)
         return sampler(self.name, self.eta), levels
+
+    def settled(self, denoiser: Denoiser | None, field: str, usual: int = STEPS) -> "SamplerConfig":
+        """With a number of steps, for ``denoiser``; None: there is no such model.
+
+        Raises:
+            Mistake: a distilled model, and another sampler than it was taught.
+        """
+        if denoiser is None or (taught := denoiser.steps) is None:
+            return replace(self, steps=self.steps or usual)
+        edm = denoiser.schedule.config.kind == "edm"
+        own = SamplerConfig(steps=taught, spacing="karras" if edm else "trailing")
+        asked = replace(self, steps=self.steps or taught, offset=0, spacing=own.spacing if edm else self.spacing)
+        if asked != own:
+            what = f"these weights were distilled to {taught} steps of ddim, and know no other sampler"
+            raise Mistake(what, field=field, mend=f"leave {field} out, or take the weights that they were taught by")
+        return own
 
 
 @dataclass(frozen=True)
@@ -71,7 +90,7 @@ class InterpolationConfig:
         batch: gaps that are interpolated at once, always as many.
     """
 
-    sampler: SamplerConfig = field(default_factory=lambda: SamplerConfig(steps=10))
+    sampler: SamplerConfig = field(default_factory=SamplerConfig)
     guidance: GuidanceConfig = field(default_factory=GuidanceConfig)
     context_noise: float = 0.0
     batch: int = 1

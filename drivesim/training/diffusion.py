@@ -1,6 +1,7 @@
 """Stages ``image`` and ``keyframes``: diffusion on cached latents, the second with temporal layers alone trained [§3,
 Fig. 2]; and what every stage has in common that trains the temporal layers of a frozen image model."""
 
+import copy
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
@@ -10,9 +11,10 @@ import torch
 from einops import rearrange, repeat
 from torch import Tensor
 
-from drivesim.diffusion.guidance import Denoise
+from drivesim.diffusion.distill import Distillation, DistillConfig, few
+from drivesim.diffusion.guidance import Denoise, Guidance
 from drivesim.diffusion.loss import DiffusionLoss, LossConfig
-from drivesim.diffusion.noise import Schedule, ScheduleConfig, Spacing
+from drivesim.diffusion.noise import Schedule, ScheduleConfig, shared_noise
 from drivesim.diffusion.precondition import Denoiser
 from drivesim.diffusion.samplers import ddim
 from drivesim.errors import Mistake
@@ -102,6 +104,7 @@ class ImageStage(Stage):
 
     latents: Latents
     text: TextEncoder | None
+    steps_drawn = 20  # of DDIM, for pictures
     clean = False  # whether frames that are not predicted are shown without noise
 
     def __init__(
@@ -116,7 +119,8 @@ class ImageStage(Stage):
         super().__init__(loop)
         self.image = image
         self.schedule = Schedule(schedule)
-        self.objective = DiffusionLoss(self.schedule, loss)
+        self.objective: DiffusionLoss | Distillation = DiffusionLoss(self.schedule, loss)
+        self.shared = loss.shared
         self.conditions = conditions
         # not submodules: what is frozen stays out of checkpoints and of EMA
         self.__dict__["latents"], self.__dict__["text"] = latents, conditions.text
@@ -125,6 +129,33 @@ class ImageStage(Stage):
     @property
     def network(self) -> VideoUNet:
         return VideoUNet(self.image.unet)
+
+    def distil(self, config: DistillConfig) -> None:
+        """From here on the stage learns to reach, in few steps, what its own weights as they are now reach in more."""
+        teacher = self._copied().requires_grad_(False).eval()
+        null_tokens = self._null_tokens()
+        # not a submodule either: it moves to where the data are when it is called
+        self.objective = Distillation(
+            self.schedule,
+            config,
+            lambda x, level, condition: Guidance(
+                Denoiser(teacher.to(x.device), self.schedule),
+                context=config.context, labels=config.labels, boxes=config.boxes, null_tokens=null_tokens,
+            )(x, level, condition),
+        )  # fmt: skip
+        self.steps_drawn = config.steps
+
+    def _copied(self) -> VideoUNet:
+        """The network with its weights of now."""
+        return copy.deepcopy(self.network)
+
+    @torch.no_grad()
+    def _null_tokens(self) -> Tensor | None:
+        """``L D``: the tokens of dropped words or labels."""
+        if self.text is not None:
+            return self.text.tokens([""])[0]
+        unknown = torch.tensor([UNKNOWN])
+        return None if self.image.labels is None else self.image.labels(unknown, unknown)[0]
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return self.optimiser(p for p in self.parameters() if p.requires_grad)
@@ -189,22 +220,21 @@ class ImageStage(Stage):
     def _noise(self, z: Tensor, samples: list[int]) -> Tensor:
         seed, (t, *cell) = self.loop.seed, z.shape[1:]
         frame = torch.stack([normal((seed, "noise", n), (t, *cell)) for n in samples]).to(z)
-        if not self.objective.config.shared:
+        if not self.shared:
             return frame
         clip = torch.stack([normal((seed, "noise of the clip", n), (1, *cell)) for n in samples]).to(z)
-        return self.objective.noise(clip, frame)
+        return shared_noise(clip, frame, self.shared)
 
     def _uniform(self, what: str, samples: list[int]) -> Tensor:
         return torch.stack([uniform((self.loop.seed, what, n)) for n in samples])
 
     def _sampled(self, z: Tensor, condition: Condition, network: VideoUNet) -> Tensor:
         start = torch.stack([normal((self.loop.seed, "picture", i), tuple(z.shape[1:])) for i in range(len(z))]).to(z)
-        return self._drawn(Denoiser(network, self.schedule), condition, start, 20)
+        return self._drawn(Denoiser(network, self.schedule), condition, start, self.steps_drawn)
 
     def _drawn(self, denoise: Denoise, condition: Condition, noise: Tensor, steps: int) -> Tensor:
         """What DDIM makes of unit ``noise``."""
-        spacing: Spacing = "trailing" if self.schedule.config.kind == "discrete" else "karras"
-        levels = self.schedule.levels(steps, spacing)
+        levels = few(self.schedule, steps)
         x = noise * float(self.schedule.start_scale(levels.sigmas[0]))
         return ddim(lambda y, level: denoise(y, level, condition), x, levels)
 
@@ -251,6 +281,11 @@ class TemporalStage(ImageStage, ABC):
     @property
     def network(self) -> VideoUNet:
         return VideoUNet(self.image.unet, self.temporal)
+
+    def _copied(self) -> VideoUNet:
+        if not self.frozen:
+            return super()._copied()
+        return VideoUNet(self.image.unet, copy.deepcopy(self.temporal))
 
     def _condition(self, batch: Batch, z: Tensor, samples: list[int]) -> tuple[Condition, Tensor | None]:
         t = z.shape[1]

@@ -2,18 +2,19 @@
 
 import json
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 
 import pytest
 import torch
 
-from drivesim import weights
+from drivesim import config, weights
 from drivesim.data import video
 from drivesim.data.latents import LatentCache
 from drivesim.errors import Mistake
 from drivesim.jobs import encode, evaluate, generate, index, report, stack, train
+from drivesim.rollout.settings import RolloutConfig
 
 SIZE, FPS = (32, 64), Fraction(15, 8)
 RECIPE = """
@@ -147,6 +148,49 @@ def test_models_that_are_told_boxes(chain: Chain, tmp_path: Path) -> None:
     assert {run.name for run in runs if (run / "export" / "kitti").exists()} == {"none", "tracks"}
     with pytest.raises(Mistake, match="these weights take no boxes"):
         generate.run(scenarios / "none.yaml", chain.keyframes.parent, tmp_path / "refused")
+
+
+def test_distilled_to_few_steps(chain: Chain, tmp_path: Path) -> None:
+    """Begins with its teacher's weights, and is then sampled as it was taught, without a word of the user's."""
+    shutil.copytree(chain.keyframes.parent, tmp_path / "few")
+    for stage, cache, teacher in (
+        ("keyframes", "cache", chain.keyframes), ("interpolation", "cache-30", chain.interpolation),
+    ):  # fmt: skip
+        given = [f"cache={chain.out / cache}", f"image={chain.image}", f"distill.teacher={teacher}"]
+        still = trained(stage, tmp_path / "still", *given, "distill.steps=2", "loop.lr=1e-30", "loop.weight_decay=0")
+        assert all((weights.load(still)[0][name] == value).all() for name, value in weights.load(teacher)[0].items())
+        student = trained(stage, tmp_path, *given, "distill.steps=2", "distill.labels=2", "distill.method=consistency")
+        assert any((weights.load(student)[0][name] != value).any() for name, value in weights.load(teacher)[0].items())
+        header = weights.header(student)
+        assert header.schedule["distilled"] == 2 and header.train["init"] == weights.sha256(teacher)
+        shutil.copy(student, tmp_path / "few")
+    (run,) = generate.run(None, tmp_path / "few", tmp_path / "run", minutes=0.05, fps=Fraction(15), seeds=[1])
+    made = config.load(RolloutConfig, run / "config.yaml")
+    assert (made.sampler.steps, made.interpolation.sampler.steps, made.start.steps) == (2, 2, 20)
+    for asked, where in (("sampler.steps=3", "sampler"), ("interpolation.sampler.eta=1", "interpolation.sampler")):
+        with pytest.raises(Mistake, match="distilled to 2 steps of ddim") as wrong:
+            generate.run(None, tmp_path / "few", tmp_path / "no", minutes=0.05, fps=Fraction(15), settings=[asked])
+        assert wrong.value.field == where
+
+
+@pytest.mark.parametrize(
+    ("more", "what"),
+    [
+        (["distill.steps=3"], "was distilled itself, to 2 steps"),
+        (["loss.shared=0.3"], "shared 0 of their noise"),
+        (["distill.boxes=2"], "told no boxes"),
+        (["init=other.safetensors"], "begins with the teacher's"),
+        (["temporal.depth=2"], "tensors missing"),
+    ],
+)
+def test_what_cannot_be_a_teacher(chain: Chain, tmp_path: Path, more: list[str], what: str) -> None:
+    tensors, header = weights.load(chain.keyframes)
+    few = {**header.schedule, "distilled": 2} if "itself" in what else header.schedule
+    weights.save(tmp_path / "keyframes.safetensors", tensors, replace(header, schedule=few))
+    teacher = tmp_path / "keyframes.safetensors"
+    given = [f"cache={chain.out / 'cache'}", f"image={chain.image}", f"distill.teacher={teacher}"]
+    with pytest.raises(Mistake, match=what):
+        trained("keyframes", tmp_path / "run", *given, *more)
 
 
 def test_of_too_many_boxes_the_smallest_are_left_out_and_it_is_said(

@@ -20,6 +20,7 @@ class Mock:
     """A denoiser whose frames wander away from the last given one, each by its own noise and by the labels."""
 
     schedule: Schedule = field(default_factory=lambda: Schedule(ScheduleConfig()))
+    steps: int | None = None
     fail_at_call: int = -1
     seen: list[tuple[Tensor, Condition]] = field(default_factory=list)
     calls: int = 0

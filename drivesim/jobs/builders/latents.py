@@ -5,6 +5,7 @@ from fractions import Fraction
 from functools import partial
 
 from drivesim import config, weights
+from drivesim.diffusion.distill import DistillConfig
 from drivesim.diffusion.loss import LossConfig
 from drivesim.diffusion.noise import ScheduleConfig
 from drivesim.errors import Mistake
@@ -76,6 +77,7 @@ class KeyframesRun:
     init: weights of this stage, of the same shapes, that training begins with; none named is random ones.
     image: weights of the image model; its autoencoder lies beside it, and its text encoder, where it is told words. The
         noise schedule is the image model's [§3.1].
+    distill: with a teacher: in few steps what that reaches in more.
     """
 
     cache: str = ""
@@ -86,6 +88,7 @@ class KeyframesRun:
     box_weight: float = 0.0
     temporal: TemporalConfig = field(default_factory=TemporalConfig)
     context: ContextConfig = field(default_factory=ContextConfig)
+    distill: DistillConfig = field(default_factory=DistillConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)
 
@@ -99,6 +102,7 @@ class InterpolationRun:
         noise schedule is the image model's [§3.1].
     whole: the image model's layers are trained along, and see the ends at their input: one file holds all [H.2]. Else
         the image model stays as it is, and the temporal layers are a file of their own.
+    distill: with a teacher: in few steps what that reaches in more.
     """
 
     cache: str = ""
@@ -110,6 +114,7 @@ class InterpolationRun:
     box_weight: float = 0.0
     temporal: TemporalConfig = field(default_factory=lambda: TemporalConfig(FRAMES, cross=512, told=("rate",)))
     ends: EndsConfig = field(default_factory=EndsConfig)
+    distill: DistillConfig = field(default_factory=DistillConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)
 

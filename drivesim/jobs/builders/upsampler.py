@@ -7,6 +7,7 @@ from typing import Any
 
 from drivesim import config, weights
 from drivesim.data.loader import ClipData
+from drivesim.diffusion.distill import DistillConfig
 from drivesim.diffusion.loss import LossConfig
 from drivesim.diffusion.noise import ScheduleConfig
 from drivesim.errors import Mistake
@@ -47,6 +48,7 @@ class UpsamplerRun:
     factor: how many times smaller the low-resolution frames are.
     low_levels: the highest index of their noise, see ``LowConfig``.
     low_schedule: of that noise; null for the model's own.
+    distill: with a teacher: in few steps what that reaches in more.
     """
 
     index: str = ""
@@ -63,6 +65,7 @@ class UpsamplerRun:
     schedule: ScheduleConfig = field(
         default_factory=lambda: ScheduleConfig(beta_start=1e-4, beta_end=2e-2, betas="linear")
     )
+    distill: DistillConfig = field(default_factory=DistillConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)
 
@@ -99,6 +102,7 @@ class UpsamplerTemporalRun:
     fps: of the ``temporal.frames`` consecutive frames of a window, that of the rollout's video.
     known: probabilities of 0, 1, ... first frames that are shown as they are, without noise and loss *(open in the
         paper)*: a rollout from a real opening knows one.
+    distill: with a teacher: in few steps what that reaches in more.
     """
 
     index: str = ""
@@ -110,6 +114,7 @@ class UpsamplerTemporalRun:
     label_drop: float = 0.1
     known: tuple[float, ...] = (0.4, 0.6)
     temporal: TemporalConfig = PAPER_TEMPORAL
+    distill: DistillConfig = field(default_factory=DistillConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)
 
