@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from drivesim.errors import EXIT_MISTAKE, Mistake
+from drivesim.errors import EXIT_INTERRUPTED, EXIT_MISTAKE, Interrupted, Mistake
 
 T = TypeVar("T")
 PATIENCE = timedelta(days=2)  # that one process may keep the others waiting: a survey of a large set takes hours
@@ -24,6 +24,7 @@ class Team:
         rank, size: this one's number, of how many.
         device: this one's.
         cores: this one's share of the machine's.
+        each: processes on every machine.
         meet: waits for the others.
         broadcast: gives everyone what the first has.
     """
@@ -34,6 +35,7 @@ class Team:
     cores: int
     meet: Callable[[], None]
     broadcast: Callable[[Any], Any]
+    each: int = 1
 
     def first(self, work: Callable[[], T]) -> T:
         """What ``work`` gives the first process, for all of them.
@@ -56,10 +58,17 @@ class Team:
 
 
 @contextmanager
-def processes(device: str, devices: int) -> Iterator[Team]:
+def processes(device: str, devices: int, patience: timedelta = PATIENCE) -> Iterator[Team]:
     """One process, or ``devices`` of them on this machine, or those that torchrun or SLURM started on many.
 
-    Where they are on a CPU, they share its cores.
+    Where they are on a CPU, they share its cores. A mistake or an interruption that leaves the block is the first
+    process's to tell; the others end with its exit status.
+
+    Args:
+        patience: after which a process that waits for another one gives up.
+
+    Raises:
+        Mistake: there are fewer devices than processes.
     """
     size, local = _started()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -71,7 +80,10 @@ def processes(device: str, devices: int) -> Iterator[Team]:
 
     kind = torch.device(device).type
     local, nodes = (local, size // local) if size > 1 else (devices, 1)
-    fabric = Fabric(accelerator=kind, devices=local, num_nodes=nodes, strategy=DDPStrategy(timeout=PATIENCE))
+    if kind == "cuda" and torch.cuda.device_count() < local:
+        what = f"{local} processes need a GPU each, this machine has {torch.cuda.device_count()}"
+        raise Mistake(what, where="--devices", mend=f"--devices {torch.cuda.device_count()}")
+    fabric = Fabric(accelerator=kind, devices=local, num_nodes=nodes, strategy=DDPStrategy(timeout=patience))
     fabric.launch()
     share = max(1, cores // local)
     if kind == "cpu":
@@ -84,10 +96,11 @@ def processes(device: str, devices: int) -> Iterator[Team]:
             min(share, READERS),
             fabric.barrier,
             fabric.broadcast,
+            local,
         )
-    except Mistake:  # one voice is enough
+    except (Mistake, Interrupted) as told:  # one voice is enough
         if fabric.global_rank > 0:
-            raise SystemExit(EXIT_MISTAKE) from None
+            raise SystemExit(EXIT_MISTAKE if isinstance(told, Mistake) else EXIT_INTERRUPTED) from None
         raise
     finally:
         if torch.distributed.is_initialized():

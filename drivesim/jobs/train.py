@@ -4,12 +4,14 @@ The parents' files are put beside the new ones, so that RUN/weights is complete 
 """
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.distributed.fsdp import FSDPModule
 
 from drivesim import __version__, config, weights, yamlfile
 from drivesim.data.index import QUARANTINE
@@ -32,12 +34,13 @@ from drivesim.jobs.builders.upsampler import (
     build_upsampler,
     build_upsampler_temporal,
 )
+from drivesim.jobs.processes import Team, processes
 from drivesim.jobs.rehearsal import rehearse
 from drivesim.jobs.run import recorded
 from drivesim.models import text
 from drivesim.rollout.journal import owned
 from drivesim.rollout.log import Log
-from drivesim.training import checkpoints
+from drivesim.training import checkpoints, together
 from drivesim.training.loop import train
 
 STAGES: dict[str, tuple[type, Callable[[Any, int], Built]]] = {
@@ -61,12 +64,15 @@ def run(
     resume: bool = False,
     print_config: bool = False,
     dry_run: bool = False,
+    devices: int = 1,
 ) -> Path:
     """Trains one stage; returns its weight file.
 
     Args:
         print_config: prints what results, and trains nothing.
         dry_run: prints what the training will take (see ``rehearsal``), and writes nothing.
+        devices: processes on this machine; those that torchrun or SLURM started are known by themselves. The first one
+            looks at memory and disk, writes, and speaks.
 
     Raises:
         Mistake: anything of the above does not fit, another process trains in ``out``, memory or disk do not suffice
@@ -81,14 +87,23 @@ def run(
     if print_config:
         print(config.to_yaml(settings), end="")
         return out
-    if dry_run:
-        return _train(stage, settings, file, overrides, out, device, resume, None)
-    with Log() as log, owned(out) as killed:
-        has_begun = killed or (out / "run.json").is_file()
-        if resume and has_begun and not _has_run(stage, out):
-            print(f"{out} was stopped before its first checkpoint: it begins again")
-            resume = False
-        return _train(stage, settings, file, overrides, out, device, resume, log)
+    with processes(device, devices, together.PATIENCE) as team:
+        with config.located(file, overrides):
+            settings.loop.part(team.size)
+        if dry_run:
+            return _train(stage, settings, file, overrides, out, team, resume, None)
+        with Log() as log, ExitStack() as held:
+            resume = team.first(lambda: _goes_on(stage, out, resume, held.enter_context(owned(out))))
+            return _train(stage, settings, file, overrides, out, team, resume, log)
+
+
+def _goes_on(stage: str, out: Path, asked: bool, killed: bool) -> bool:
+    """Whether there is something to go on from, where that is asked for."""
+    has_begun = killed or (out / "run.json").is_file()
+    if asked and has_begun and not _has_run(stage, out):
+        print(f"{out} was stopped before its first checkpoint: it begins again")
+        return False
+    return asked
 
 
 def _has_run(stage: str, out: Path) -> bool:
@@ -111,26 +126,19 @@ def _train(
     file: Path | None,
     overrides: list[str],
     out: Path,
-    device: str,
+    team: Team,
     resume: bool,
     log: Log | None,
 ) -> Path:
     """``log``: None stops once it is said what the training will take."""
-    build = STAGES[stage][1]
+    build, loop, device = STAGES[stage][1], settings.loop, str(team.device)
     target = _target(stage, out)
-    if not resume and _has_run(stage, out):
-        raise Mistake("holds a run already", where=out, mend="--resume goes on with it; or choose another --out")
-    begin, newest = 0, None
-    if resume:
-        if log is not None:
-            checkpoints.orphans(out)
-        newest = checkpoints.latest(out, print)
-        begin = checkpoints.steps_in(newest)
-        _same_configuration(settings, out)
-        if begin >= settings.loop.steps and _holds(target, begin):
-            return target  # nothing is left to train
+    newest = team.first(lambda: _newest(stage, settings, out, resume, log is not None))
+    begin = 0 if newest is None else checkpoints.steps_in(newest)
+    if begin >= loop.steps and team.first(lambda: _holds(target, begin)):
+        return target  # nothing is left to train
 
-    def built_anew() -> Built:
+    def built_anew(settings: Any = settings, begin: int = begin) -> Built:
         # initial weights alone are torch's; order and noise have keys of their own
         with torch.random.fork_rng(devices=[]), config.located(file, overrides):
             torch.manual_seed(settings.loop.seed)
@@ -142,11 +150,36 @@ def _train(
             except ValueError as problem:  # torch's own word on widths and groups that do not fit
                 raise Mistake(str(problem), where=file or "train", mend="--print-config shows every value") from None
 
-    if begin < settings.loop.steps:
-        rehearse(stage, built_anew, settings.loop, begin, out, device, log is None)
+    def rehearsed() -> None:
+        own, taken = loop.of_one(team.size), begin * loop.accumulate
+        settled = replace(settings, loop=own)
+        try:
+            rehearse(stage, lambda: built_anew(settled, taken), own, taken, out, device, log is None)
+        except Mistake as mistake:
+            if own.batch == loop.batch or "loop.batch" not in (mistake.mend or ""):
+                raise
+            mend = f"a larger loop.accumulate: {own.batch} samples at once are too many for a process"
+            raise Mistake(mistake.what, where=mistake.where, mend=mend) from None
+
+    if begin < loop.steps:
+        team.first(rehearsed)
     if log is None:
         return target
     built = built_anew()
+    built.data.quarantine = out / QUARANTINE
+
+    def trained() -> dict[str, Any]:
+        """The weights, whole; by all processes."""
+        team.meet()  # what was prepared is there
+        train(
+            built.stage, built.data, stage, out, device, newest, built.data.clip, team.each, team.size // team.each
+        )  # fmt: skip
+        return dict(together.whole(built.module.state_dict()))
+
+    if team.rank > 0:
+        trained()
+        team.meet()  # the first one writes
+        return target
     left_out = {reason: count for reason, count in built.data.left_out.items() if count}
     for reason, count in left_out.items():
         print(f"{count} clip{'s' * (count > 1)} left out: {reason}")
@@ -154,20 +187,20 @@ def _train(
         print(note)
     weights.write_atomic(out / "config.yaml", config.to_yaml(settings).encode())
     facts = {"stage": stage, "config": config.digest(settings), "left_out": left_out}
-    built.data.quarantine = out / QUARANTINE
     with recorded(out, device, "train", facts, log) as noted:
         if built.prepare is not None:
             with noted.timing("prepare"):
                 built.prepare(out, device)
         with noted.timing(stage):
-            train(built.stage, built.data, stage, out, device, newest, built.data.clip)
+            found = trained()
         if built.data.quarantine.exists():
             passed_over = len(set(built.data.quarantine.read_text(encoding="utf-8").splitlines()))
             noted.facts["quarantined"] = passed_over
             print(f"{passed_over} clip{'s' * (passed_over > 1)} could not be read, see {built.data.quarantine}")
         for parent in built.parents:
             _put(parent, target.parent / parent.name)
-        built.module.cpu()
+        if not isinstance(built.module, FSDPModule):
+            built.module.cpu()
         header = built.header()
         if built.text is not None:
             built.text.cpu().save(target.parent / text.FOLDER)
@@ -180,9 +213,29 @@ def _train(
             "date": date.today().isoformat(),
             "hours": round(built.stage.minutes_spent / 60, 4),
         } | ({"init": weights.sha256(begins)} if (begins := settings.init or built.init) else {})
-        sha = weights.save(target, built.module.state_dict(), replace(header, ema=settings.loop.ema, train=provenance))
+        found = {name: tensor.cpu() for name, tensor in found.items()}
+        sha = weights.save(target, found, replace(header, ema=settings.loop.ema, train=provenance))
         noted.facts["weights"] = {stage: sha}
+    team.meet()
     return target
+
+
+def _newest(stage: str, settings: Any, out: Path, resume: bool, tidy: bool) -> Path | None:
+    """The checkpoint to go on from; None to begin.
+
+    Raises:
+        Mistake: there is a run, and it is not to be resumed; or none of its checkpoints is whole, or it has other
+            settings.
+    """
+    if not resume and _has_run(stage, out):
+        raise Mistake("holds a run already", where=out, mend="--resume goes on with it; or choose another --out")
+    if not resume:
+        return None
+    if tidy:
+        checkpoints.orphans(out)
+    newest = checkpoints.latest(out, print)
+    _same_configuration(settings, out)
+    return newest
 
 
 def _put(parent: Path, place: Path) -> None:
@@ -210,7 +263,10 @@ def begun(built: Built, init: str, stage: str) -> Built:
 
 def _same_configuration(settings: Any, out: Path) -> None:
     """Refuses to go on with other settings; what changes no step may differ."""
-    free = ("steps", "minutes", "workers", "checkpoint_every", "sample_every", "checkpoints_kept", "bad_steps")
+    free = (
+        *("steps", "minutes", "workers", "checkpoint_every", "sample_every", "checkpoints_kept", "bad_steps"),
+        *("accumulate", "recompute", "strategy", "checkpoint"),
+    )
     now, before = config.plain(settings), yamlfile.read(out / "config.yaml")
     for name in free:
         now["loop"].pop(name), before.get("loop", {}).pop(name, None)

@@ -3,7 +3,7 @@ diffusion; and what it has in common with the stage that adds temporal layers to
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ from drivesim.models.boxes import coverage
 from drivesim.models.discriminator import PatchDiscriminator, adversarial_weight, hinge
 from drivesim.randomness import normal
 from drivesim.scene import FrameBoxes, to_pixels
+from drivesim.training import together
 from drivesim.training.loop import LoopConfig, Stage
 
 Perceptual = Callable[[Tensor, Tensor], Tensor]
@@ -56,6 +57,22 @@ class AutoencoderLoss(ReconstructionLoss):
             raise Mistake(f"is 0 or more, not {self.boxes:g}", field="loss.boxes")
 
 
+@dataclass(frozen=True, eq=False)
+class Reconstruction:
+    """What is made of frames, and how it is judged.
+
+    Args:
+        x, y: the frames and what is made of them, ``... 3 H W``, as the discriminator takes them.
+        beside: is added to the loss.
+        weight: of each pixel, ``n 1 H W``; None: all count alike.
+    """
+
+    x: Tensor
+    y: Tensor
+    beside: Tensor | float = 0.0
+    weight: Tensor | None = None
+
+
 class ReconstructionStage(Stage, ABC):
     """Learns to give back its input, and after a while against a discriminator, which has an optimiser of its own.
 
@@ -65,6 +82,7 @@ class ReconstructionStage(Stage, ABC):
     """
 
     weights: ReconstructionLoss
+    shards = False
 
     def __init__(
         self,
@@ -74,7 +92,6 @@ class ReconstructionStage(Stage, ABC):
         perceptual: Perceptual | None,
     ):
         super().__init__(loop)
-        self.automatic_optimization = False  # two optimisers
         self.weights = loss
         self.discriminator = discriminator
         self.perceptual = perceptual
@@ -99,23 +116,63 @@ class ReconstructionStage(Stage, ABC):
             optimisers.append(self.optimiser(self.discriminator.parameters()))
         return optimisers
 
-    def _learn(self, x: Tensor, y: Tensor, beside: Tensor | float = 0.0, weight: Tensor | None = None) -> None:
-        """One step of each optimiser, by the reconstruction ``y`` of ``x``, both ``... 3 H W``, as the discriminator
-        takes them; ``beside`` is added to the loss, ``weight`` (``n 1 H W``) is that of each pixel."""
-        nll = self._nll(x.flatten(0, -4), y.flatten(0, -4), weight)
-        loss = nll + beside
-        adversary = self.discriminator if self.steps_done >= self.weights.adversarial_from else None
-        if adversary is not None:
-            g = -adversary(y).float().mean()
-            loss = loss + self.weights.adversarial * adversarial_weight(nll, g, self.last) * g
-        self._step(0, loss)
-        if adversary is not None:
-            self._step(1, hinge(adversary(x).float(), adversary(y.detach()).float()))
-        psnr = -10 * torch.log10(F.mse_loss(y.detach().clamp(-1, 1), x) / 4)
-        self.log_dict({"loss": loss.detach(), "psnr": psnr})
+    @abstractmethod
+    def forward(self, batch: dict[str, Tensor]) -> Reconstruction:
+        """What the model makes of its input."""
 
-    def _nll(self, x: Tensor, y: Tensor, weight: Tensor | None) -> Tensor:
-        """Of frames ``n 3 H W``."""
+    def facts(self, made: Reconstruction) -> dict[str, Tensor]:
+        """What is logged beside the loss, means over a part of a batch."""
+        return {}
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """One step of each optimiser; the adversary learns from the reconstructions that were made before either."""
+        optimisers = self.own_optimisers()
+        adversary = self.discriminator if self.steps_done >= self.weights.adversarial_from else None
+        for optimiser in optimisers:
+            optimiser.zero_grad()
+        balance = None
+        if adversary is not None and self.loop.accumulate > 1:  # the whole batch tells it: made once more, and ahead
+            balance = self._balance(adversary, ((self(part), share) for part, share, _ in self.parts(batch)))
+        told: dict[str, Tensor] = {}
+        for part, share, averaged in self.parts(batch):
+            with averaged:
+                for name, value in self._learn(self(part), adversary, balance, share).items():
+                    told[name] = told.get(name, 0.0) + share * value
+        values = together.mean(torch.stack(list(told.values())))
+        told = dict(zip(told, values, strict=True))
+        self._loss = told["loss"]
+        for optimiser in optimisers[: 1 if adversary is None else 2]:
+            self.step(optimiser)
+        told["psnr"] = -10 * torch.log10(told.pop("square") / 4)
+        self.log_dict(told)
+
+    def _learn(
+        self, made: Reconstruction, adversary: nn.Module | None, balance: Tensor | None, share: float
+    ) -> dict[str, Tensor]:
+        """Both ways back for ``share`` of the batch; what is told of it."""
+        loss = self._nll(made) + made.beside
+        if adversary is not None:
+            if balance is None:
+                balance = self._balance(adversary, [(made, 1.0)])
+            loss = loss - self.weights.adversarial * balance * adversary(made.y).float().mean()
+        self._back(0, share * loss)
+        if adversary is not None:
+            self._back(1, share * hinge(adversary(made.x).float(), adversary(made.y.detach()).float()))
+        square = F.mse_loss(made.y.detach().clamp(-1, 1), made.x)
+        return {"loss": loss.detach(), "square": square, **self.facts(made)}
+
+    def _balance(self, adversary: nn.Module, parts: Iterable[tuple[Reconstruction, float]]) -> Tensor:
+        """The adaptive weight, of the batch of all processes."""
+        total = torch.zeros(2, *self.last.shape, device=self.last.device)
+        for made, share in parts:
+            losses = self._nll(made), -adversary(made.y).float().mean()
+            of = [torch.autograd.grad(loss, self.last, retain_graph=True)[0] for loss in losses]
+            total += share * torch.stack(of)
+        return adversarial_weight(*together.mean(total))
+
+    def _nll(self, made: Reconstruction) -> Tensor:
+        """Of its frames, ``n 3 H W``."""
+        x, y, weight = made.x.flatten(0, -4), made.y.flatten(0, -4), made.weight
         nll = F.l1_loss(y, x) if weight is None else ((y - x).abs() * weight).mean()
         if self.weights.gradient:
             nll = nll + self.weights.gradient * gradient_loss(x, y, weight)
@@ -123,14 +180,11 @@ class ReconstructionStage(Stage, ABC):
             nll = nll + self.weights.perceptual * self.perceptual(y, x)
         return nll
 
-    def _step(self, which: int, loss: Tensor) -> None:
-        optimiser = self.optimizers(use_pl_optimizer=True)
-        optimiser = optimiser[which] if isinstance(optimiser, list) else optimiser
+    def _back(self, which: int, loss: Tensor) -> None:
+        """Gradients for one of the optimisers alone."""
+        optimiser = self.own_optimisers()[which]
         self.toggle_optimizer(optimiser)
-        optimiser.zero_grad()
         self.manual_backward(loss)
-        self.configure_gradient_clipping(optimiser)
-        optimiser.step()
         self.untoggle_optimizer(optimiser)
 
 
@@ -154,15 +208,15 @@ class AutoencoderStage(ReconstructionStage):
     def last(self) -> Tensor:
         return self.model.decoder.conv_out.weight
 
-    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+    def forward(self, batch: dict[str, Tensor]) -> Reconstruction:
         kind, x = self.model.config.regularizer, batch["video"].flatten(0, 1)
         noise = self._noise(batch["sample"], x)
         moments = self.model.encode(x)
         mean, deviation = split_moments(moments)
         y = self.model.decode(mean + deviation * noise).float()
         beside = self.weights.kl * kl(moments) if kind == "kl" else self.model.codebook_loss(mean)
-        self._learn(x, y, beside, self._weight(batch, x))
         self.shown = x[:4].detach()
+        return Reconstruction(x, y, beside, self._weight(batch, x))
 
     def _weight(self, batch: dict[str, Tensor], x: Tensor) -> Tensor | None:
         """``n 1 H W``: 1, and ``weights.boxes`` more inside of boxes."""

@@ -18,9 +18,10 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from drivesim import weights
-from drivesim.errors import Interrupted, Mistake
+from drivesim.errors import Interrupted
 from drivesim.signals import Stop
-from drivesim.training import checkpoints
+from drivesim.training import checkpoints, together
+from drivesim.training.together import Agreed
 
 LOG_EVERY = 10
 NAMED = 6  # samples, or clips, that an error names
@@ -69,8 +70,8 @@ class Average(WeightAveraging):
             self._swap_models(stage)
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        if pl_module.flaw is None:
-            super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        if pl_module.flaw is None and self._average_model is not None:
+            self._average_model.update_parameters(pl_module)
 
 
 class BadSteps(Callback):
@@ -99,23 +100,26 @@ class BadSteps(Callback):
             return
         pl_module.skipped += 1
         pl_module.bad_in_a_row += 1
-        self.recent += spoiled(batch) or _samples(batch)
-        words = f"{self.name}: step {step} is skipped: {pl_module.flaw}{_spoiled_words(batch)}"
-        self.console.print(f"{words}; {self._named(_samples(batch))}", highlight=False, markup=False, soft_wrap=True)
+        samples, found = together.everyones(_samples(batch)), together.everyones(spoiled(batch))
+        self.recent += found or samples
+        words = f"{self.name}: step {step} is skipped: {pl_module.flaw}{_spoiled_words(found)}"
+        if together.rank() == 0:
+            self.console.print(f"{words}; {self._named(samples)}", highlight=False, markup=False, soft_wrap=True)
         self._check_weights(pl_module, step, batch)
         if pl_module.bad_in_a_row >= self.most:
             what = f"{pl_module.bad_in_a_row} steps in a row were skipped, up to step {step}: {pl_module.flaw}"
             mend = "look at these clips; or take a lower loop.lr, and --resume goes on from the last checkpoint"
-            raise Mistake(f"{what}{_spoiled_words(batch)}; {self._named(self.recent)}", where=self.name, mend=mend)
+            raise Agreed(f"{what}{_spoiled_words(found)}; {self._named(self.recent)}", where=self.name, mend=mend)
 
     def _check_weights(self, stage: nn.Module, step: int, batch: Any) -> None:
         held = {"weights": stage, "averaged weights": self.average and self.average.module}
         for words, module in held.items():
             for name, tensor in module.state_dict().items() if module is not None else ():
-                if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+                if tensor.is_floating_point() and not bool(together.whole(torch.isfinite(tensor).all())):
                     what = f"the {words} are not finite at step {step}, first {name}"
                     mend = "--resume goes on from the last checkpoint, which is sound"
-                    raise Mistake(f"{what}; {self._named(_samples(batch))}", where=self.name, mend=mend)
+                    samples = together.everyones(_samples(batch))
+                    raise Agreed(f"{what}; {self._named(samples)}", where=self.name, mend=mend)
 
     def _named(self, samples: list[int]) -> str:
         """``samples 24, 25 (clips a.mp4, b.mp4)``."""
@@ -136,8 +140,7 @@ def spoiled(batch: Any) -> list[int]:
     return [sample for sample, wrong in zip(samples, bad.tolist(), strict=True) if wrong]
 
 
-def _spoiled_words(batch: Any) -> str:
-    found = spoiled(batch)
+def _spoiled_words(found: list[int]) -> str:
     return f", and sample{'s' * (len(found) > 1)} {_few(list(map(str, found)))} came with such values" if found else ""
 
 
@@ -239,8 +242,9 @@ class Checkpoints(Checkpoint):
     """Lightning's checkpoints as ``step-00001000.ckpt``, every so many steps (0: none), at the end and before the work
     is laid down because it was asked to stop; of the older ones all but the ``kept`` newest go.
 
-    Lightning's own callback counts steps of optimisers, of which the autoencoder has two: it would miss some steps and
-    misname others. It also saves within the handler of a signal, where a second process or thread may hang.
+    All processes stop after the same step, whichever of them was asked to. Lightning's own callback counts steps of
+    optimisers, of which the autoencoder has two: it would miss some steps and misname others. It also saves within the
+    handler of a signal, where a second process or thread may hang.
     """
 
     def __init__(self, out: Path, every: int, kept: int, stop: Stop):
@@ -251,10 +255,12 @@ class Checkpoints(Checkpoint):
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         due = self.every and pl_module.steps_done % self.every == 0
-        if trainer.should_stop or self.stop.asked or due:
+        asked = together.anyone(self.stop.asked, pl_module.device)  # a signal may have reached one process alone
+        if trainer.should_stop or asked or due:
             file = checkpoints.named(self.out, pl_module.steps_done)
             trainer.save_checkpoint(file)
-            checkpoints.rotate(file, self.kept)
-        if self.stop.asked and not trainer.should_stop:
+            if together.rank() == 0:
+                checkpoints.rotate(file, self.kept)
+        if asked and not trainer.should_stop:
             mend = "the same command with --resume goes on"
             raise Interrupted(f"{self.out}: stopped at step {pl_module.steps_done}; {mend}")

@@ -4,10 +4,14 @@ Lightning's own writer stages in $TMPDIR and moves, which is no single step from
 silent about a folder that it may not write to. Here a file is put in its place once it is flushed, is read back from
 the disk, and only then are its hash written and older ones removed. A resumed run takes the newest that is what its
 hash says.
+
+Sharded, a checkpoint is a folder of that name: safetensors files that torch.distributed.checkpoint writes, one a
+process, and ``rest.pt`` with what is no tensor. Any number of processes reads it, as it reads the single file.
 """
 
 import hashlib
 import os
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -15,18 +19,37 @@ from typing import IO, Any
 import torch
 from lightning_fabric.plugins.io import CheckpointIO
 from torch import Tensor
+from torch.distributed import checkpoint as distributed
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.tensor import DTensor
 
 from drivesim import weights
 from drivesim.errors import Mistake
+from drivesim.training import together
+from drivesim.training.together import Agreed
 
 FOLDER, NAMES = "checkpoints", "step-*.ckpt"
+REST = "rest.pt"  # of a sharded checkpoint: what is no tensor, numbers, and the shapes of the tensors
 
 
 class Store(CheckpointIO):
-    """How Lightning writes and reads checkpoints."""
+    """How Lightning writes and reads checkpoints; called by all processes.
+
+    Args:
+        sharded: every process writes a part.
+    """
+
+    def __init__(self, sharded: bool = False):
+        self.sharded = sharded
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        save(checkpoint, Path(path))
+        _check_finite(checkpoint, Path(path))
+        if self.sharded:
+            save_sharded(checkpoint, Path(path))
+            return
+        content = together.whole(checkpoint)
+        if together.rank() == 0:
+            save(content, Path(path))
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> Any:
         content = read(Path(path))
@@ -74,6 +97,78 @@ def save(content: Mapping[str, Any], file: Path) -> None:
     weights.write_atomic(hash_file(file), f"{sink.digest.hexdigest()}  {file.name}\n".encode())
 
 
+def save_sharded(content: Mapping[str, Any], folder: Path) -> None:
+    """By all processes, on a disk that all of them see: a tensor that all hold is written by one of them.
+
+    Raises:
+        Mistake: it cannot be written; what was there stays.
+    """
+    part, first = folder.with_name(f".{folder.name}.part"), together.rank() == 0
+    held = {name: tensor.detach().contiguous() for name, tensor in tensors(content) if tensor.ndim}
+    with weights.writing(folder):
+        if first:
+            shutil.rmtree(part, ignore_errors=True)
+            part.mkdir(parents=True)
+        together.everyones([])  # the folder is there
+        writer = HuggingFaceStorageWriter(str(part), save_distributed=True)
+        distributed.save(held, storage_writer=writer, no_dist=together.alone())
+        own = sorted(part.glob(f"shard-{together.rank() + 1:05d}-*"))
+        lines = together.everyones([f"{_read_back(file)}  {folder.name}/{file.name}" for file in own])
+        rest = _without_data(content)
+        if first:
+            torch.save(rest, part / REST)
+            lines.append(f"{_read_back(part / REST)}  {folder.name}/{REST}")
+            remove(folder)
+            os.replace(part, folder)
+            weights.write_atomic(hash_file(folder), "".join(f"{line}\n" for line in lines).encode())
+        together.everyones([])  # nobody goes on before it is there
+
+
+def _check_finite(content: Mapping[str, Any], file: Path) -> None:
+    """Raises:
+    Mistake: in all processes, where one of them holds a value that is not finite.
+    """
+    found = list[str]()
+    try:
+        local = {name: t.to_local() if isinstance(t, DTensor) else t for name, t in tensors(content)}
+        weights.check_finite(local, file)
+    except Mistake as mistake:
+        found = [mistake.what]
+    if found := together.everyones(found):
+        raise Agreed(found[0], where=file)
+
+
+def _without_data(content: Any) -> Any:
+    """``content`` with empty tensors of the same shapes; numbers stay. By all processes."""
+    if isinstance(content, Tensor):
+        return (
+            torch.empty(content.shape, dtype=content.dtype, device="meta") if content.ndim else together.whole(content)
+        )
+    if isinstance(content, Mapping):
+        return {key: _without_data(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return type(content)(_without_data(value) for value in content)
+    return content
+
+
+def _filled(content: Any, held: Mapping[str, Tensor], name: str = "") -> Any:
+    """The empty tensors of ``content`` out of ``held``, by their paths."""
+    if isinstance(content, Tensor):
+        return held.get(name, content)
+    if isinstance(content, Mapping):
+        return {key: _filled(value, held, f"{name}.{key}" if name else str(key)) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return type(content)(_filled(value, held, f"{name}[{n}]") for n, value in enumerate(content))
+    return content
+
+
+def _read_sharded(folder: Path) -> dict[str, Any]:
+    rest = torch.load(folder / REST, weights_only=True)
+    held = {name: torch.empty(tensor.shape, dtype=tensor.dtype) for name, tensor in tensors(rest) if tensor.is_meta}
+    distributed.load(held, storage_reader=HuggingFaceStorageReader(str(folder)), no_dist=True)
+    return dict(_filled(rest, held))
+
+
 def rotate(newest: Path, kept: int) -> None:
     """Removes what is older than the ``kept`` newest up to ``newest``, which has been verified; 0 keeps all."""
     older = [file for file in sorted(newest.parent.glob(NAMES)) if file.name < newest.name]
@@ -83,6 +178,8 @@ def rotate(newest: Path, kept: int) -> None:
 
 def remove(file: Path) -> None:
     with weights.writing(file):
+        if file.is_dir():
+            shutil.rmtree(file)
         file.unlink(missing_ok=True)  # first: a hash without a file is nobody's, a file without its hash might be taken
         hash_file(file).unlink(missing_ok=True)
 
@@ -110,9 +207,9 @@ def flaw(file: Path) -> str | None:
     that was killed between the two, is read instead."""
     try:
         if hash_file(file).is_file():
-            told = hash_file(file).read_text(encoding="ascii", errors="replace").split()
-            if told[:1] != [weights.sha256(file)]:
-                return f"{file.stat().st_size} bytes that are not what {hash_file(file).name} says"
+            told = hash_file(file).read_text(encoding="ascii", errors="replace").splitlines()
+            if not told or any(_differs(line, file) for line in told):
+                return f"{_bytes(file)} bytes that are not what {hash_file(file).name} says"
             return None
     except OSError as problem:
         return f"cannot be read: {problem.strerror}"
@@ -128,7 +225,7 @@ def read(file: Path) -> dict[str, Any]:
     Mistake: not a whole checkpoint of ours.
     """
     try:
-        content = torch.load(file, map_location="cpu", weights_only=True)
+        content = _read_sharded(file) if file.is_dir() else torch.load(file, map_location="cpu", weights_only=True)
         int(content["drivesim"]["steps_done"])
     except Exception:  # torch has a dozen kinds for a file that is not whole
         mend = "remove it: --resume then takes the one before"
@@ -142,6 +239,18 @@ def orphans(out: Path) -> None:
         if not file.with_suffix("").exists():
             with weights.writing(file):
                 file.unlink()
+
+
+def _differs(line: str, file: Path) -> bool:
+    """Whether a line of a hash file does not tell what lies on the disk: ``sha256  name``, or of a folder's part
+    ``sha256  folder/name``."""
+    told, _, name = line.partition("  ")
+    part = file / Path(name).name if file.is_dir() else file
+    return not part.is_file() or told != weights.sha256(part)
+
+
+def _bytes(file: Path) -> int:
+    return sum(part.stat().st_size for part in (file.iterdir() if file.is_dir() else [file]))
 
 
 class _Hashed:

@@ -16,7 +16,7 @@ from drivesim.models.autoencoder import Autoencoder, split_moments
 from drivesim.models.decoder import DecoderConfig, DecoderLayers, VideoDecoder
 from drivesim.models.discriminator import VideoPatchDiscriminator
 from drivesim.scene import to_pixels
-from drivesim.training.autoencoder import Perceptual, ReconstructionLoss, ReconstructionStage
+from drivesim.training.autoencoder import Perceptual, Reconstruction, ReconstructionLoss, ReconstructionStage
 from drivesim.training.loop import LoopConfig
 
 
@@ -50,12 +50,14 @@ class DecoderStage(ReconstructionStage):
     def last(self) -> Tensor:
         return self.temporal.last_weight
 
-    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+    def forward(self, batch: dict[str, Tensor]) -> Reconstruction:
         x = batch["video"]
         y = VideoDecoder(self.autoencoder, self.temporal).decode(self._encoded(x)).float()
-        self._learn(x, y)
-        self.log("flicker", flicker(x, y.detach()))
         self.shown = x[:2].detach()
+        return Reconstruction(x, y)
+
+    def facts(self, made: Reconstruction) -> dict[str, Tensor]:
+        return {"flicker": flicker(made.x, made.y.detach())}
 
     @torch.no_grad()
     def _encoded(self, x: Tensor) -> Tensor:

@@ -160,20 +160,20 @@ class ImageStage(Stage):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return self.optimiser(p for p in self.parameters() if p.requires_grad)
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+    def forward(self, batch: Batch) -> Tensor:
+        """The mean loss of its samples."""
         samples = [int(n) for n in batch["sample"]]
         z = self._clean(batch)
         noise, u = self._noise(z, samples), self._uniform("level", samples).to(z)
         condition, predicted = self._condition(batch, z, samples)
         weight = self._weight(batch, z)
         per_sample = self.objective(self.network, z, noise, u, condition, predicted, weight, self.clean)
-        loss = self._total(per_sample, samples)
-        self.log("loss", loss.detach())
         self.shown = {k: v[:2] for k, v in batch.items()}
-        return loss
+        return self._total(per_sample, samples)
 
     def _total(self, per_sample: Tensor, samples: list[int]) -> Tensor:
-        """The loss of a batch, from that of each of its samples."""
+        """The loss of a batch, from that of each of its samples: such that the mean over equal parts of a batch is that
+        of the whole."""
         return per_sample.mean()
 
     def _clean(self, batch: Batch) -> Tensor:

@@ -8,12 +8,13 @@ demos.
 import logging
 import math
 import signal
+import sys
 import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,14 +22,16 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.strategies import Strategy
 from torch import Tensor
 
 from drivesim import weights
 from drivesim.errors import Interrupted, Mistake, out_of_memory
 from drivesim.signals import Stop
-from drivesim.training import checkpoints
+from drivesim.training import checkpoints, together
 from drivesim.training.callbacks import Average, BadSteps, Checkpoints, Count, Curves, Progress
 from drivesim.training.pictures import Pictures
+from drivesim.training.recompute import recomputing
 
 NOISE = (
     "Found .* module.* in eval mode",  # the frozen image model
@@ -38,14 +41,23 @@ NOISE = (
     "Checkpoint directory .* exists and is not empty",
     ".*LeafSpec.*",
     "You're resuming from a checkpoint that ended before the epoch ended",  # our order is a function of the step
+    ".*find_unused_parameters=True was specified in DDP constructor, but did not find any.*",
+    ".*FSDP2-wrapped module .* returned a view tensor.*",  # nothing here is changed in place
+    ".*Grad strides do not match bucket view strides.*",
 )
+LOST = ("gloo", "nccl", "process group", "connection closed by peer", "connection reset by peer")
 
 
 @dataclass(frozen=True)
 class LoopConfig:
     """Args:
     steps, minutes: the budget; see above.
-    batch: samples a step.
+    batch: samples a step, of all processes together: losses and weights are the same for any number of them.
+    accumulate: parts that a process takes its samples of a step in, one after another, so that they fit into memory.
+    recompute: activations of the U-Net's blocks are computed again on the way back instead of being kept.
+    strategy: of several processes: each holds a copy of the model ("ddp"), or a part of it ("fsdp").
+    checkpoint: one file, or a folder that every process writes a part of ("sharded"); any number of processes goes on
+        from either.
     lr: the peak; ``warmup`` steps up to it, then a cosine to zero.
     ema: decay of the averaged weights, which are the ones that are kept; 0 for none.
     clip: largest norm of the gradient.
@@ -71,8 +83,14 @@ class LoopConfig:
     sample_every: int = 0
     checkpoints_kept: int = 3
     bad_steps: int = 10
+    accumulate: int = 1
+    recompute: bool = False
+    strategy: Literal["ddp", "fsdp"] = "ddp"
+    checkpoint: Literal["whole", "sharded"] = "whole"
 
     def __post_init__(self) -> None:
+        if self.accumulate < 1:
+            raise Mistake(f"is 1 or more, not {self.accumulate}", field="loop.accumulate")
         if self.checkpoints_kept < 0 or self.bad_steps < 1:
             raise Mistake("needs checkpoints_kept >= 0 and bad_steps >= 1", field="loop")
         if self.steps < 1 or self.batch < 1 or not 0.0 <= self.ema < 1.0:
@@ -80,16 +98,46 @@ class LoopConfig:
         if self.lr <= 0 or (self.minutes is not None and self.minutes <= 0):
             raise Mistake("needs lr > 0, and minutes > 0 or none", field="loop")
 
+    def part(self, processes: int = 1) -> int:
+        """Samples that one of the processes computes at once.
+
+        Raises:
+            Mistake: the batch does not divide; or the budget is minutes, which no two processes agree on.
+        """
+        parts = processes * self.accumulate
+        if self.batch % parts:
+            below, above = (round_(self.batch / parts) * parts for round_ in (math.floor, math.ceil))
+            what = f"{self.batch} does not divide by {processes} processes x loop.accumulate {self.accumulate}"
+            raise Mistake(what, field="loop.batch", mend=f"loop.batch={below or above} or {above}")
+        if processes > 1 and self.minutes is not None:
+            raise Mistake("is for one process", field="loop.minutes", mend="loop.minutes=null, and loop.steps")
+        return self.batch // parts
+
+    def of_one(self, processes: int) -> "LoopConfig":
+        """The loop as one of the processes takes it, each part of a step as a step: the same time and memory."""
+        n = self.accumulate
+        return replace(
+            self,
+            steps=n * self.steps,
+            batch=self.part(processes),
+            accumulate=1,
+            checkpoint_every=n * self.checkpoint_every,
+            sample_every=n * self.sample_every,
+        )
+
 
 class Stage(pl.LightningModule):
-    """A LightningModule with a budget: the base of every stage.
+    """A LightningModule with a budget: the base of every stage. ``forward`` is the loss of a part of a batch.
 
     A step whose loss or gradient is not finite is skipped: its gradients are dropped before the optimiser sees them.
     ``flaw`` says then what was wrong, in words; ``skipped`` counts such steps, ``bad_in_a_row`` the latest.
     """
 
+    shards = True  # whether it may be: all that is trained is used within ``forward``
+
     def __init__(self, loop: LoopConfig):
         super().__init__()
+        self.automatic_optimization = False  # a step takes several parts, and some stages two optimisers
         self.loop = loop
         self.started = time.monotonic()
         self.steps_done = 0
@@ -116,6 +164,10 @@ class Stage(pl.LightningModule):
         """The step from which on every step costs the same: later, for one, when an adversary joins only then."""
         return 0
 
+    def setup(self, stage: str) -> None:
+        if self.loop.recompute:
+            recomputing(self)
+
     def on_train_start(self) -> None:
         self.started = time.monotonic()
 
@@ -138,8 +190,41 @@ class Stage(pl.LightningModule):
         self.steps_done, self.minutes_before = kept["steps_done"], kept["minutes"]
         self.skipped, self.bad_in_a_row = kept.get("skipped", 0), kept.get("bad_in_a_row", 0)
 
-    def on_before_backward(self, loss: Tensor) -> None:
-        self._loss = loss.detach()
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        (optimiser,) = self.own_optimisers()
+        optimiser.zero_grad()
+        total = torch.zeros((), device=self.device)
+        for part, share, averaged in self.parts(batch):
+            with averaged:
+                loss = self(part) * share
+                self.manual_backward(loss)
+            total += loss.detach()
+        self._loss = together.mean(total)
+        self.step(optimiser)
+        self.log("loss", self._loss)
+
+    def parts(self, batch: Any) -> Iterator[tuple[Any, float, Any]]:
+        """The parts of this process's ``batch``, the share of each, and the context for its way back: gradients are
+        averaged over the processes once, with the last part's."""
+        count = len(batch["sample"])
+        size = max(1, count // self.loop.accumulate)
+        for first in range(0, count, size):
+            part = {name: value[first : first + size] for name, value in batch.items()}
+            last = first + size >= count
+            context = nullcontext() if last else together.without_averaging(self.trainer.strategy.model)
+            yield part, min(size, count - first) / count, context
+
+    def own_optimisers(self) -> list[Any]:
+        held = self.optimizers()
+        return held if isinstance(held, list) else [held]
+
+    def step(self, optimiser: Any) -> None:
+        """Clips and steps, unless the step is bad: ``_loss`` tells, and the gradient's norm."""
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        if scaler is not None:
+            scaler.unscale_(optimiser.optimizer)
+        self.configure_gradient_clipping(optimiser.optimizer)
+        optimiser.step()
 
     def optimiser(self, parameters: Any) -> torch.optim.Optimizer:
         return torch.optim.AdamW(parameters, lr=self.loop.lr, weight_decay=self.loop.weight_decay, fused=True)
@@ -153,7 +238,7 @@ class Stage(pl.LightningModule):
         Once one optimiser of a step was, so are the others.
         """
         held = [p for group in optimizer.param_groups for p in group["params"]]
-        norm = torch.nn.utils.clip_grad_norm_(held, self.loop.clip)
+        norm = together.whole(torch.nn.utils.clip_grad_norm_(held, self.loop.clip))
         loss = norm if self._loss is None else self._loss
         if self.flaw is None and not bool(torch.isfinite(loss) & torch.isfinite(norm)):
             self.flaw = "the gradient is not finite" if bool(torch.isfinite(loss)) else f"the loss is {float(loss)}"
@@ -170,22 +255,27 @@ def train(
     device: str,
     begin: Path | None = None,
     clip: Callable[[int], str] | None = None,
+    devices: int = 1,
+    nodes: int = 1,
 ) -> None:
-    """Fits ``stage``; afterwards it holds the averaged weights.
+    """Fits ``stage``; afterwards it holds the averaged weights, or this process's part of them.
 
-    Writes ``checkpoints/step-*.ckpt``, ``metrics.csv``, TensorBoard's events and ``samples/`` under ``out``.
+    Writes ``checkpoints/step-*.ckpt``, ``metrics.csv``, TensorBoard's events and ``samples/`` under ``out``. Of several
+    processes, which are there already, each calls this; the first one writes.
 
     Args:
         begin: the checkpoint to go on from; None begins anew.
         clip: the clip that a sample is of, to be named when something is wrong with it.
+        devices, nodes: processes on each machine, and machines.
 
     Raises:
-        Mistake: too little memory, a file that cannot be written, or values that are not finite
-            (see ``BadSteps``).
+        Mistake: too little memory, a file that cannot be written, a batch that does not divide, or values that are not
+            finite (see ``BadSteps``).
         Interrupted: SIGTERM, SIGUSR1 or Ctrl-C, after the step that it came into and its checkpoint, or at once when
-            asked twice.
+            asked twice; or another process is lost.
     """
     loop = stage.loop
+    loop.part(devices * nodes)
     if begin is not None and checkpoints.steps_in(begin) >= loop.steps:  # only the weight file is missing
         content = checkpoints.read(begin)
         stage.on_load_checkpoint(content)
@@ -193,15 +283,20 @@ def train(
         return
     averages = averaging(stage)
     average = averages[0] if averages else None
+    rank = together.rank()
     callbacks: list[Callback] = [Count(), BadSteps(name, loop.bad_steps, average, clip)]
-    callbacks += [Progress(name), Curves(out / "metrics.csv"), *averages]
-    if hasattr(stage, "pictures"):
+    callbacks += [Progress(name), Curves(out / "metrics.csv")] if rank == 0 else []
+    callbacks += averages
+    strategy = _strategy(stage, average) if devices * nodes > 1 else None
+    if hasattr(stage, "pictures") and (rank == 0 or isinstance(strategy, together.Shards)):
         callbacks.append(Pictures(out / "samples", loop.sample_every, average))
     with quiet(), Stop("step", signal.SIGTERM, signal.SIGUSR1, signal.SIGINT) as stop, weights.writing(out):
         callbacks.append(Checkpoints(out, loop.checkpoint_every, loop.checkpoints_kept, stop))
+        store = checkpoints.Store(loop.checkpoint == "sharded")
+        more: dict[str, Any] = {} if strategy is None else {"strategy": strategy, "num_nodes": nodes}
         logger = TensorBoardLogger(out, name="", version="events")
         trainer = trainer_for(
-            stage, device, callbacks, logger=logger, log_every_n_steps=10, plugins=[checkpoints.Store()]
+            stage, device, callbacks, devices, logger=logger, log_every_n_steps=10, plugins=[store], **more
         )
         try:
             trainer.fit(stage, datamodule=data, ckpt_path=begin and str(begin))
@@ -209,18 +304,40 @@ def train(
             kept = any((out / checkpoints.FOLDER).glob(checkpoints.NAMES))
             mend = "the same command with --resume goes on" if kept else "nothing is kept"
             raise Interrupted(f"{out}: stopped at step {stage.steps_done}; {mend}") from None
+        except Mistake as mistake:
+            if rank > 0 and not isinstance(mistake, together.Agreed):  # the first process does not come to it
+                print(f"drivesim: process {rank}: {mistake}", file=sys.stderr, flush=True)
+            raise
         except (RuntimeError, MemoryError) as problem:
+            if rank == 0 and devices * nodes > 1 and any(word in str(problem).lower() for word in LOST):
+                what = f"{out}: another process was lost at step {stage.steps_done}"
+                raise Interrupted(f"{what}; the same command with --resume goes on") from None
             if not out_of_memory(problem):
                 raise
             raise Mistake(
                 f"a step of batch {loop.batch} does not fit into the memory of {device}",
                 where=f"train {name}",
-                mend=smaller(loop.batch),
+                mend=smaller(loop.batch, loop.part(devices * nodes)),
             ) from None
 
 
-def smaller(batch: int) -> str:
-    """What to try when a step of ``batch`` samples takes too much memory."""
+def _strategy(stage: Stage, average: Average | None) -> Strategy:
+    """Raises:
+    Mistake: a stage that cannot be sharded.
+    """
+    if stage.loop.strategy == "ddp":
+        return together.Copies()
+    if not stage.shards:
+        what = "is for models of diffusion; this stage's model is small, and its adversary needs it whole"
+        raise Mistake(what, field="loop.strategy", mend="loop.strategy=ddp")
+    held = [] if average is None else [average]
+    return together.Shards(lambda: [own.module for own in held if own.module is not None])
+
+
+def smaller(batch: int, part: int | None = None) -> str:
+    """What to try when ``part`` of the ``batch`` samples of a step take too much memory; None: all of them."""
+    if part is not None and 1 < part < batch:
+        return f"try a loop.accumulate that is {part // math.gcd(part, part // 2 or 1)} times as large"
     if batch > 1:
         return f"try loop.batch={batch // 2}, in another --out: a run keeps the batch that it began with"
     return "a single sample does not fit: take a smaller model or size, or a device with more memory"
@@ -231,12 +348,12 @@ def averaging(stage: Stage) -> list[Average]:
     return [Average(stage.loop.ema)] if stage.loop.ema else []
 
 
-def trainer_for(stage: Stage, device: str, callbacks: list[Callback], **more: Any) -> pl.Trainer:
+def trainer_for(stage: Stage, device: str, callbacks: list[Callback], devices: int = 1, **more: Any) -> pl.Trainer:
     """Lightning's trainer as every stage is trained by; ``more`` are its arguments, too."""
     return pl.Trainer(
         max_epochs=1,
         accelerator="cpu" if device == "cpu" else "gpu",
-        devices=[torch.device(device).index or 0] if device != "cpu" else 1,
+        devices=[torch.device(device).index or 0] if device != "cpu" and "strategy" not in more else devices,
         precision=stage.loop.precision,
         enable_progress_bar=False,
         enable_model_summary=False,

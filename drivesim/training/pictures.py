@@ -13,11 +13,13 @@ from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import TensorBoardLogger
 
 from drivesim import weights
+from drivesim.training import together
 from drivesim.training.callbacks import Average
 
 
 class Pictures(Callback):
-    """The last is of the averaged weights, and is written before the last checkpoint: with that, a training is done.
+    """Those of the first process's samples. The last is of the averaged weights, and is written before the last
+    checkpoint: with that, a training is done.
 
     Args:
         average: None where there is none.
@@ -36,8 +38,11 @@ class Pictures(Callback):
     def _write(self, trainer: pl.Trainer, stage: Any) -> None:
         was_training = stage.training
         stage.eval()
-        grid = rearrange(stage.pictures(), "r c h w k -> (r h) (c w) k")
+        with together.gathered(stage):
+            grid = rearrange(stage.pictures(), "r c h w k -> (r h) (c w) k")
         stage.train(was_training)
+        if together.rank() > 0:
+            return
         png = cv2.imencode(".png", np.ascontiguousarray(grid[..., ::-1]))[1]
         weights.write_atomic(self.folder / f"step-{stage.steps_done:08d}.png", png.tobytes())
         for logger in trainer.loggers:

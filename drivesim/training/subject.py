@@ -83,9 +83,9 @@ class SubjectStage(ImageStage):
             self.text = conditions.text.requires_grad_(True)  # from now on a submodule
 
     def _total(self, per_sample: Tensor, samples: list[int]) -> Tensor:
-        """Subject + prior * class, the mean of each."""
+        """Subject + prior * class, the mean of each: half of a whole batch, however many of a part of it."""
         of_class = torch.tensor(samples, device=per_sample.device) % 2 == 1
-        return _mean(per_sample, ~of_class) + self.subject.prior * _mean(per_sample, of_class)
+        return 2 * torch.where(of_class, self.subject.prior * per_sample, per_sample).mean()
 
     def _words(self, text: TextEncoder, captions: list[str], device: torch.device) -> Tensor:
         return text(text.ids(captions)) if self.subject.text else super()._words(text, captions, device)
@@ -106,8 +106,3 @@ class SubjectStage(ImageStage):
         noise = normal((self.loop.seed, "class", number), shape)[None].to(self.device)
         drawn = self._drawn(guided, Condition(tokens=told[None]), noise, steps or self.subject.steps)
         return self.latents.pixels(drawn)[0, 0]
-
-
-def _mean(per_sample: Tensor, which: Tensor) -> Tensor:
-    """Of some of them; 0 where there are none."""
-    return torch.where(which, per_sample, 0.0).sum() / which.sum().clamp(min=1)

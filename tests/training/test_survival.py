@@ -218,12 +218,12 @@ def in_average(made: Stage, batch: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def in_loss(made: Stage) -> None:
-    step = made.training_step
+    loss = made.forward
 
-    def spoiled(batch: dict[str, Tensor], batch_idx: int) -> Any:
-        return step(batch, batch_idx) * (math.nan if made.steps_done + 1 == 4 else 1.0)
+    def spoiled(batch: dict[str, Tensor]) -> Any:
+        return loss(batch) * (math.nan if made.steps_done + 1 == 4 else 1.0)
 
-    made.training_step = spoiled  # type: ignore[method-assign]
+    made.forward = spoiled  # type: ignore[method-assign]
 
 
 def skipped(out: Path) -> list[str]:
