@@ -24,15 +24,13 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-import yaml
 from torch import Tensor
 
 from drivesim.data import generated, video
-from drivesim.data.annotations import Labelled, Remarks
-from drivesim.data.formats import known
+from drivesim.data.annotations import Labelled
 from drivesim.data.index import Entry, Index
 from drivesim.diffusion.precondition import Denoiser
-from drivesim.jobs import stack
+from drivesim.jobs import openings, stack
 from drivesim.metrics import detector, obedience
 from drivesim.metrics.matching import LEAST, VISIBLE, extent, overlap
 from drivesim.models.autoencoder import Autoencoder, split_moments
@@ -87,21 +85,7 @@ def scenarios(args: argparse.Namespace) -> None:
             continue
         taken[night] += 1
         name, folder = entry.file.stem, args.out / ("night" if night else "day")
-        labels = folder / "labels" / name
-        size = (entry.height, entry.width)
-        times = tuple(n / entry.fps for n in range(entry.frames))
-        form = known.written("mot")
-        assert form.write is not None
-        form.write([Labelled(name, boxes, size, times, {}, Labels(night))], labels, entry.fps, Remarks())
-        scenario = {
-            "version": 1,
-            "opening": {"clip": str(entry.file.resolve()), "at": 0, "labels": f"labels/{name}", "format": "mot"},
-            "seconds": args.seconds,
-            "fps": str(KEYFRAME_FPS),
-            "labels": {"night": night},
-            "boxes": "tracks",
-        }
-        (folder / f"{name}.yaml").write_text(yaml.safe_dump(scenario, sort_keys=False), encoding="utf-8")
+        openings.write(entry, boxes, folder, name, args.seconds, KEYFRAME_FPS)
         print(f"{folder / name}: {agents:.1f} agents a frame")
     if not all(taken.values()):
         raise SystemExit("no clip by day, or none by night, has so many agents")

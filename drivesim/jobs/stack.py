@@ -20,7 +20,7 @@ from drivesim.config import build
 from drivesim.diffusion.noise import Schedule, ScheduleConfig
 from drivesim.diffusion.precondition import Denoiser
 from drivesim.errors import Mistake
-from drivesim.jobs import upscaler
+from drivesim.jobs import tiny, upscaler
 from drivesim.models import text
 from drivesim.models.autoencoder import Autoencoder, split_moments
 from drivesim.models.conditions import UNKNOWN, label_tensors
@@ -105,7 +105,8 @@ class Sources:
         """Raises:
         Mistake: a folder is not there, or is a public pipeline.
         """
-        base, own = backbone or folder, folder / "keyframes.safetensors"
+        folder, base = tiny.named(folder), tiny.named(backbone or folder)
+        own = folder / "keyframes.safetensors"
         for place in (folder, base):
             check_folder(place)
         layers = None if temporal == OFF else Path(temporal or own)

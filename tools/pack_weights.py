@@ -1,0 +1,59 @@
+"""Weights as they are shipped: a whole stack in bfloat16, its files named as each other's parents, and its card.
+
+    python tools/pack_weights.py RUN/weights [RUN/weights ...] --out drivesim/jobs/tiny
+
+Every folder holds STAGE.safetensors of the same stack; of a stage that is in several, the last is taken. Rounding
+changes a file's hash, by which the stages that were trained on it know it: so their headers get the new one. What a
+file was made of stays in its header as ``train.packed``. Prints a row of the card a file, and fails above 16 MB.
+"""
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from drivesim import weights
+from drivesim.jobs.train import STAGES
+
+LIMIT = 16_000_000  # bytes, of all files
+
+
+def pack(folders: list[Path], out: Path) -> list[str]:
+    """The rows of the card."""
+    found = {
+        stage: file for folder in folders for stage in STAGES if (file := folder / f"{stage}.safetensors").exists()
+    }
+    renamed: dict[str, str] = {}
+    rows = ["| file | parameters | bytes | steps | hours | SHA-256 |", "|---|---|---|---|---|---|"]
+    for stage, file in ((stage, file) for stage, last in found.items() for file in last):
+        tensors, header = weights.load(file, stage)
+        before = weights.sha256(file)
+        parents = {parent: renamed[sha] for parent, sha in header.parents.items()}  # KeyError: of another stack
+        made = replace(header, parents=parents, train={**header.train, "packed": before})
+        place = out / file.name
+        renamed[before] = weights.save(place, {name: halved(tensor) for name, tensor in tensors.items()}, made)
+        count = sum(tensor.numel() for tensor in tensors.values()) / 1e6
+        told = f"{header.train.get('steps')} | {header.train.get('hours')} | `{renamed[before]}`"
+        rows.append(f"| {file.name} | {count:.2f} M | {place.stat().st_size:,} | {told} |")
+    return rows
+
+
+def halved(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.bfloat16() if tensor.is_floating_point() else tensor
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folders", nargs="+", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args()
+    print("\n".join(pack(args.folders, args.out)))
+    size = sum(file.stat().st_size for file in args.out.glob("*.safetensors"))
+    print(f"{size:,} bytes in all")
+    if size > LIMIT:
+        raise SystemExit(f"more than {LIMIT:,}")
+
+
+if __name__ == "__main__":
+    main()
