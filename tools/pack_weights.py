@@ -21,12 +21,12 @@ LIMIT = 16_000_000  # bytes, of all files
 
 def pack(folders: list[Path], out: Path) -> list[str]:
     """The rows of the card."""
-    found = {
-        stage: file for folder in folders for stage in STAGES if (file := folder / f"{stage}.safetensors").exists()
-    }
+    found: dict[str, Path] = {}
+    for folder in folders:
+        found |= {file.stem: file for file in sorted(folder.glob("*.safetensors")) if file.stem in STAGES}
     renamed: dict[str, str] = {}
     rows = ["| file | parameters | bytes | steps | hours | SHA-256 |", "|---|---|---|---|---|---|"]
-    for stage, file in ((stage, file) for stage, last in found.items() for file in last):
+    for stage, file in ((stage, found[stage]) for stage in STAGES if stage in found):  # parents first
         tensors, header = weights.load(file, stage)
         before = weights.sha256(file)
         parents = {parent: renamed[sha] for parent, sha in header.parents.items()}  # KeyError: of another stack
