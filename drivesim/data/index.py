@@ -2,25 +2,32 @@
 
 A folder holds ``files.parquet`` (a row a clip), ``boxes.parquet`` (a row a box) and ``quarantine.jsonl`` (a line a file
 that was left out, with the reason). It is written whole: first into a folder beside it, which then takes its name.
+Both tables are written and read by groups of rows, so that an index of a million clips is opened, sampled and asked for
+boxes without being held in memory.
 """
 
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, overload
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from drivesim import weights
+from drivesim.data import store
 from drivesim.data.frames import image_folder, refuse_outside
+from drivesim.data.groups import Groups
 from drivesim.data.probing import SYNTHETIC
 from drivesim.errors import Mistake
 from drivesim.scene import Boxes
@@ -30,6 +37,8 @@ FILES, BOXES, QUARANTINE = "files.parquet", "boxes.parquet", "quarantine.jsonl"
 CHANGED = "has changed since it was indexed"
 AGAIN = "index the folder again"
 LONGEST = 1e9  # seconds
+GROUP, BOX_GROUP = 1 << 10, 1 << 12  # rows: decoding a group takes half a millisecond, and one is decoded for a sample
+OUTSIDE = r"^/|(^|/)\.\.(/|$)"  # paths that are absolute or lead upwards
 FILES_SCHEMA = pa.schema(
     [
         pa.field("clip_id", pa.string(), nullable=False),
@@ -71,7 +80,10 @@ BOXES_SCHEMA = pa.schema(
 )
 
 
-@dataclass(frozen=True)
+NONE = Boxes((), np.empty(0, np.int64), (), np.empty((0, 4)), np.empty(0))
+
+
+@dataclass(frozen=True, slots=True)
 class Entry:
     """A row of ``files.parquet``: one clip.
 
@@ -182,28 +194,89 @@ class Rows:
     def write(self, folder: Path, val: float) -> None:
         """The three files into ``folder``, clips split by drive: about ``val`` of the drives become ``val``."""
         held_back = val_drives({entry.drive for entry in self.entries}, val)
-        entries = [replace(e, split="val" if e.drive in held_back else "train") for e in self.entries]
-        with weights.writing(folder / FILES):
-            pq.write_table(pa.Table.from_pylist([asdict(e) for e in entries], FILES_SCHEMA), folder / FILES)
-        sources = {entry.clip_id: entry.labels or "" for entry in self.entries}
-        boxes = [row for clip_id, found in self.boxes.items() for row in box_rows(clip_id, found, sources[clip_id])]
-        with weights.writing(folder / BOXES):
-            pq.write_table(pa.Table.from_pylist(boxes, BOXES_SCHEMA), folder / BOXES)
+        with Writer(folder) as writer:
+            for entry in self.entries:
+                split = "val" if entry.drive in held_back else "train"
+                writer.add(replace(entry, split=split), self.boxes.get(entry.clip_id))
         lines = "".join(json.dumps(line) + "\n" for line in self.quarantined)
         weights.write_atomic(folder / QUARANTINE, lines.encode())
 
 
-def box_rows(clip_id: str, boxes: Boxes, source: str) -> Iterator[dict[str, object]]:
+class Writer:
+    """Writes the two tables into ``folder`` a group of rows at a time, as clips are added.
+
+    Raises:
+        Mistake: they cannot be written.
+    """
+
+    def __init__(self, folder: Path):
+        self._files = _Table(folder / FILES, FILES_SCHEMA, GROUP)
+        self._boxes = _Table(folder / BOXES, BOXES_SCHEMA, BOX_GROUP)
+        self._entries: list[Entry] = []
+
+    def add(self, entry: Entry, boxes: Boxes | None = None) -> None:
+        """Appends a clip and its boxes; None: they are unknown, or there are none (``Entry.labels`` tells which)."""
+        self._entries.append(entry)
+        if len(self._entries) == GROUP:
+            self._flush()
+        if boxes is not None and len(boxes):
+            self._boxes.add(box_table(entry.clip_id, boxes, entry.labels or ""))
+
+    def _flush(self) -> None:
+        columns = [[getattr(entry, name) for entry in self._entries] for name in FILES_SCHEMA.names]
+        self._files.add(pa.table(columns, FILES_SCHEMA))
+        self._entries = []
+
+    def __enter__(self) -> "Writer":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self._flush()
+        for table in (self._files, self._boxes):
+            table.close(whole=kind is None)
+
+
+class _Table:
+    """A Parquet file in the making, ``group`` rows a group."""
+
+    def __init__(self, file: Path, schema: pa.Schema, group: int):
+        self.file, self.schema, self.group = file, schema, group
+        self._pending: list[pa.Table] = []
+        self._rows = 0
+        with weights.writing(file):
+            self._writer = pq.ParquetWriter(file, schema)
+
+    def add(self, rows: pa.Table) -> None:
+        self._pending.append(rows)
+        self._rows += len(rows)
+        if self._rows >= self.group:
+            self._write()
+
+    def _write(self) -> None:
+        rows = pa.concat_tables(self._pending) if self._pending else self.schema.empty_table()
+        self._pending, self._rows = [], 0
+        with weights.writing(self.file):
+            self._writer.write_table(rows, row_group_size=self.group)
+
+    def close(self, whole: bool) -> None:
+        if whole and self._rows:
+            self._write()
+        with weights.writing(self.file):
+            self._writer.close()
+
+
+def box_table(clip_id: str, boxes: Boxes, source: str) -> pa.Table:
     """The rows of ``boxes.parquet`` for one clip."""
-    for time, track, cls, box, seen, word, ignore in zip(
-        boxes.time, boxes.track, boxes.cls, boxes.box.tolist(), boxes.visibility, boxes.words, boxes.ignored,
-        strict=True,
-    ):  # fmt: skip
-        yield {
-            "clip_id": clip_id, "time_num": time.numerator, "time_den": time.denominator, "track": int(track),
-            "class": cls, "class_source": word, "x0": box[0], "y0": box[1], "x1": box[2], "y1": box[3],
-            "visibility": None if np.isnan(seen) else float(seen), "ignore": bool(ignore), "source": source,
-        }  # fmt: skip
+    n = len(boxes)
+    visibility = pa.array(boxes.visibility, pa.float64(), mask=np.isnan(boxes.visibility))
+    columns = [
+        [clip_id] * n, [time.numerator for time in boxes.time], [time.denominator for time in boxes.time], boxes.track,
+        boxes.cls, boxes.words, *np.ascontiguousarray(boxes.box.T), visibility, boxes.ignored, [source] * n,
+    ]  # fmt: skip
+    return pa.table(columns, BOXES_SCHEMA)
 
 
 def val_drives(drives: set[str], share: float) -> set[str]:
@@ -249,34 +322,81 @@ def whole_folder(out: Path) -> Iterator[Path]:
                 parent.rmdir()
 
 
-class Index:
-    """A finished index. ``entries`` are sorted as written; ``digest`` changes when anything in it does."""
+class Entries(Sequence[Entry]):
+    """Clips of an index, each made when it is asked for.
 
-    def __init__(self, folder: Path, entries: list[Entry]):
-        self.folder, self.entries = folder, entries
-        self.digest = hashlib.sha256(
-            "".join(weights.sha256(folder / name) for name in (FILES, BOXES)).encode()
-        ).hexdigest()
-        self._boxes: dict[str, Boxes] | None = None
+    Args:
+        rows: their rows in ``files.parquet``; None: all.
+    """
+
+    def __init__(self, files: Groups, folder: Path, rows: Sequence[int] | np.ndarray | None = None):
+        self._files, self._folder = files, folder
+        self._rows: Any = range(len(files)) if rows is None else rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @overload
+    def __getitem__(self, which: int) -> Entry: ...
+    @overload
+    def __getitem__(self, which: slice) -> "Entries": ...
+    def __getitem__(self, which: int | slice) -> "Entry | Entries":
+        if isinstance(which, slice):
+            return Entries(self._files, self._folder, self._rows[which])
+        (row,) = self._files.rows(int(self._rows[which]))
+        return self._made(row)
+
+    def __iter__(self) -> Iterator[Entry]:
+        for begin in range(0, len(self), GROUP):
+            wanted = np.asarray(self._rows[begin : begin + GROUP], np.int64)
+            first, last = int(wanted.min()), int(wanted.max())
+            if last - first < 16 * len(wanted):  # near each other: many at a time
+                rows = self._files.rows(first, last - first + 1)
+                yield from (self._made(rows[row - first]) for row in wanted.tolist())
+            else:
+                yield from (self._made(self._files.rows(row)[0]) for row in wanted.tolist())
+
+    def _made(self, row: dict[str, Any]) -> Entry:
+        return Entry(**row | {"root": str((self._folder / row["root"]).absolute())})
+
+    def where(self, which: np.ndarray) -> "Entries":
+        """Those that the mask or the places ``which`` name."""
+        return Entries(self._files, self._folder, np.asarray(self._rows, np.int64)[which])
+
+    def column(self, name: str) -> np.ndarray:
+        """What all of them have for ``name``, without making them; not of columns that may be unknown."""
+        parts = [part.column(name).to_numpy() for part in self._files.scan(name)]
+        return np.concatenate(parts)[np.asarray(self._rows, np.int64)] if parts else np.empty(0)
+
+    def know(self, name: str) -> bool:
+        """Whether any clip of the index, not only of these, has a text for ``name``."""
+        return any(pc.any(pc.not_equal(part.column(name), "")).as_py() for part in self._files.scan(name))
+
+
+class Index:
+    """A finished index. ``entries`` are sorted as written. The tables must not change while it is open."""
+
+    def __init__(self, folder: Path, files: Groups):
+        self.folder, self._files, self.entries = folder, files, Entries(files, folder)
 
     @classmethod
     def open(cls, folder: str | Path) -> "Index":
         """Raises:
-        Mistake: no index there, of another schema, or not whole.
+        Mistake: no index there, of another schema, or not whole. What of it is not read now may fail later likewise.
         """
         folder = Path(folder)
         if not (folder / FILES).is_file() or not (folder / BOXES).is_file():
             raise Mistake("is not an index", where=folder, mend="'drivesim index FOLDER --out INDEX' makes one")
-        rows = _rows(folder / FILES, FILES_SCHEMA)
-        if any(row["schema_version"] != SCHEMA_VERSION for row in rows):
-            raise Mistake(f"is not of schema version {SCHEMA_VERSION}", where=folder / FILES, mend="index again")
-        entries = [Entry(**row) for row in rows]
-        for entry in entries:
-            if Path(entry.path).is_absolute() or ".." in Path(entry.path).parts:
-                raise Mistake(f"names a clip outside of its folder: {entry.path}", where=folder / FILES, mend=AGAIN)
-            if entry.fps_num < 1 or entry.fps_den < 1 or not 0 < entry.seconds < LONGEST:
-                raise Mistake(f"has a clip of no rate or length: {entry.path}", where=folder / FILES, mend=AGAIN)
-        return cls(folder, [replace(e, root=str((folder / e.root).absolute())) for e in entries])
+        files = Groups(store.of(folder), FILES, FILES_SCHEMA, folder, AGAIN)
+        for part in files.scan("schema_version", "path", "fps_num", "fps_den", "seconds"):
+            _check(part, folder / FILES)
+        return cls(folder, files)
+
+    @cached_property
+    def digest(self) -> str:
+        """Changes when anything in the index does; taken when it is first asked for, as every byte is read."""
+        whole = "".join(weights.sha256(self.folder / name) for name in (FILES, BOXES))
+        return hashlib.sha256(whole.encode()).hexdigest()
 
     def check(self, entry: Entry) -> None:
         """Reads every byte of a file that was written to after the index was; of others, the length tells enough.
@@ -289,42 +409,79 @@ class Index:
         if max(part.stat().st_ctime_ns for part in parts) >= (self.folder / FILES).stat().st_ctime_ns:
             entry.verify()
 
-    def split(self, name: str) -> list[Entry]:
+    def split(self, name: str) -> Entries:
         """The clips of ``train`` or ``val``."""
-        return [entry for entry in self.entries if entry.split == name]
+        return self.entries.where(self.entries.column("split") == name)
 
     def boxes(self, clip_id: str) -> Boxes | None:
         """The boxes of a clip; None = unknown, which differs from a clip with none in it."""
-        if self._boxes is None:
-            self._boxes = self._read_boxes()
-        return self._boxes.get(clip_id)
-
-    def _read_boxes(self) -> dict[str, Boxes]:
-        rows: dict[str, list[dict[str, object]]] = {e.clip_id: [] for e in self.entries if e.labels is not None}
-        for row in _rows(self.folder / BOXES, BOXES_SCHEMA):
-            rows.setdefault(row["clip_id"], []).append(row)
+        key, (keys, firsts, counts) = hash(clip_id), self._runs
+        begin, end = np.searchsorted(keys, key, "left"), np.searchsorted(keys, key, "right")
+        runs = sorted(zip(firsts[begin:end].tolist(), counts[begin:end].tolist(), strict=True))
+        rows = [row for run in runs for row in self._boxes.rows(*run) if row["clip_id"] == clip_id]
+        if not rows:
+            place = np.searchsorted(self._labelled, key)
+            return NONE if place < len(self._labelled) and self._labelled[place] == key else None
         try:
-            return {clip_id: as_boxes(of_clip) for clip_id, of_clip in rows.items()}
+            return as_boxes(rows)
         except (ValueError, ZeroDivisionError) as problem:
-            raise Mistake(f"holds what is no box ({problem})", where=self.folder / BOXES, mend=AGAIN) from None
+            raise Mistake(f"holds what is no box ({problem})", where=self._boxes.file, mend=AGAIN) from None
+
+    def count_boxes(self) -> tuple[int, int]:
+        """All boxes, and their tracks without ignored regions, counted a group at a time."""
+        boxes, tracks, last = 0, 0, set[tuple[str, int]]()
+        for part in self._boxes.scan("clip_id", "track", "ignore"):
+            boxes += len(part)
+            seen = part.filter(pc.invert(part.column("ignore"))).select(["clip_id", "track"])
+            found = seen.group_by(["clip_id", "track"]).aggregate([])
+            pairs = set(zip(*(found.column(name).to_pylist() for name in ("clip_id", "track")), strict=True))
+            tracks += len(pairs - last)
+            end = part.column("clip_id")[-1].as_py()
+            last = {pair for pair in pairs | last if pair[0] == end}  # a clip may go on in the next group
+        return boxes, tracks
+
+    @cached_property
+    def _boxes(self) -> Groups:
+        return Groups(store.of(self.folder), BOXES, BOXES_SCHEMA, self.folder, AGAIN)
+
+    @cached_property
+    def _runs(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Where the boxes of the clips lie, by Python's hash of their ids: hash, first row, how many.
+
+        The rows of a clip usually follow each other, in no order of the clips: one column is read once, and no order
+        or statistics are asked of who wrote the table.
+        """
+        runs = [(hash(word), first, count) for word, first, count in self._boxes.runs("clip_id")]
+        found = np.array(runs, np.int64).reshape(-1, 3)
+        keys, firsts, counts = found[np.argsort(found[:, 0], kind="stable")].T.copy()
+        return keys, firsts, counts
+
+    @cached_property
+    def _labelled(self) -> np.ndarray:
+        """Hashes of the clips whose boxes are known, also of those that have none, ascending."""
+        parts = self._files.scan("clip_id", "labels")
+        names = (part.filter(pc.is_valid(part.column("labels"))).column("clip_id").to_pylist() for part in parts)
+        return np.sort(np.fromiter((hash(name) for part in names for name in part), np.int64))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what rests on hashes: another process may have others."""
+        return {name: value for name, value in self.__dict__.items() if name not in ("_runs", "_labelled")}
 
 
-def _rows(file: Path, schema: pa.Schema) -> list[dict[str, Any]]:
-    """The rows of a table whose columns are those of ``schema``, nothing missing where nothing may be.
-
-    Raises:
-        Mistake: not whole, or another table.
+def _check(rows: pa.Table, file: Path) -> None:
+    """Raises:
+    Mistake: one of ``rows`` is of another schema, leads outside or has no rate or length.
     """
-    try:
-        table = pq.read_table(file).select(schema.names).cast(schema)
-        rows = table.to_pylist()
-    except (pa.ArrowException, OSError, ValueError, KeyError) as problem:
-        what = " ".join(str(problem).split())[:120]
-        raise Mistake(f"cannot be read ({what})", where=file, mend=AGAIN) from None
-    needed = [field.name for field in schema if not field.nullable]
-    if gone := next((name for name in needed if table.column(name).null_count), None):
-        raise Mistake(f"has no '{gone}' in some of its rows", where=file, mend=AGAIN)
-    return rows
+    if pc.any(pc.not_equal(rows.column("schema_version"), SCHEMA_VERSION)).as_py():
+        raise Mistake(f"is not of schema version {SCHEMA_VERSION}", where=file, mend="index again")
+    num, den, seconds = (rows.column(name).to_numpy() for name in ("fps_num", "fps_den", "seconds"))
+    outside = pc.match_substring_regex(rows.column("path"), OUTSIDE).to_numpy()
+    endless = ~((num >= 1) & (den >= 1) & (seconds > 0) & (seconds < LONGEST))
+    wrong = np.flatnonzero(outside | endless)
+    if len(wrong):
+        row = int(wrong[0])
+        what = "names a clip outside of its folder" if outside[row] else "has a clip of no rate or length"
+        raise Mistake(f"{what}: {rows.column('path')[row].as_py()}", where=file, mend=AGAIN)
 
 
 def as_boxes(rows: list[dict]) -> Boxes:

@@ -1,35 +1,43 @@
 """The latent cache: every clip encoded once. Raw moments (mean, log-variance) as float16, whitened only when they are
 used.
 
-A folder holds ``000000.npy`` ... (``N 2C h w``, opened as memory maps), ``sequences.parquet`` (a row a sequence:
+A folder holds ``000000.npy`` ... (``N 2C h w``, read at any place), ``sequences.parquet`` (a row a sequence:
 consecutive frames of a clip at an exact fps) and ``cache.json``, which says from what it was made. Where the index
 knows boxes, ``000000.boxes.npy`` ... hold those of every frame: ``N M`` of ``BOX``, M the same for all.
+
+The folder may lie in a store (``store.py``). A million sequences are 29 bytes each in memory, and no shard stays open.
 """
 
 import hashlib
+import io
 import json
 import math
-from dataclasses import asdict, dataclass, fields
+import os
+from collections.abc import Iterator
+from collections.abc import Sequence as Listed
+from dataclasses import asdict, dataclass, fields, replace
 from fractions import Fraction
-from functools import cached_property
 from pathlib import Path
 from tokenize import TokenError
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple, overload
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 from torch.utils.data import Dataset
 
-from drivesim.data.index import Entry
-from drivesim.data.loader import Item, Ordered, labels
+from drivesim.data import store
+from drivesim.data.groups import Groups
+from drivesim.data.index import GROUP, Entry
+from drivesim.data.loader import Item, Numbered, Ordered, labels
 from drivesim.data.order import Order
 from drivesim.errors import Mistake
 from drivesim.randomness import generator
 from drivesim.scene import BATCHED, EMPTY, FrameBoxes
-from drivesim.weights import write_atomic, writing
+from drivesim.weights import replacing, write_atomic, writing
 
 FORMAT = "drivesim.latents/2"
 ABOUT, SEQUENCES = "cache.json", "sequences.parquet"
@@ -44,6 +52,14 @@ SCHEMA = pa.schema(
         ("caption", pa.string()),
     ]
 )  # fmt: skip
+MAY_LACK = ("night", "cars", "caption")
+LACKS = -1  # a label that is unknown
+SPLITS = {"train": 0, "val": 1}
+NEEDED = pa.schema([field.with_nullable(field.name in MAY_LACK) for field in SCHEMA])
+MOMENTS, BOXES = "", ".boxes"  # kinds of shards
+UNREADABLE = (OSError, EOFError, ValueError, KeyError, TypeError, SyntaxError, TokenError, RecursionError)
+HEADER = 4096  # bytes that hold the header of a shard
+LOOKED_AT = 64  # shards whose headers are read on opening; of all, the size is compared
 
 
 @dataclass(frozen=True)
@@ -91,14 +107,21 @@ class About:
 
 
 class LatentWriter:
-    """Fills a folder with shards; ``cache.json`` comes last, so that a cache without it is not one."""
+    """Fills a folder with shards; ``cache.json`` comes last, so that a cache without it is not one.
 
-    def __init__(self, folder: Path, about: About):
-        self.folder, self.about = folder, about
+    Every shard has its rows in ``000000.parquet`` beside it until ``seal`` puts those of all together.
+
+    Args:
+        shard: number of the one shard that is written, where several writers fill a folder, each its own; ``seal``
+            follows. None: all, a new one after each ``SHARD_BYTES``; the end of the context seals them.
+    """
+
+    def __init__(self, folder: Path, about: About, shard: int | None = None):
+        self.folder, self.about, self.alone = folder, about, shard is None
         self._rows: list[Sequence] = []
         self._pending: list[np.ndarray] = []
         self._boxes: list[np.ndarray] = []
-        self._shard = self._offset = 0
+        self._shard, self._offset = shard or 0, 0
 
     def add(
         self, entry: Entry, moments: np.ndarray, fps: Fraction, start: Fraction, boxes: FrameBoxes | None = None
@@ -118,19 +141,22 @@ class LatentWriter:
         if self.about.boxes:
             self._boxes.append(_packed(boxes, len(moments), self.about.boxes))
         self._offset += len(moments)
-        if sum(part.nbytes for part in self._pending) >= SHARD_BYTES:
+        if self.alone and sum(part.nbytes for part in self._pending) >= SHARD_BYTES:
             self._flush()
 
     def _flush(self) -> None:
-        if self._pending:
-            self._save(f"{self._shard:06d}.npy", self._pending)
-            if self._boxes:
-                self._save(f"{self._shard:06d}.boxes.npy", self._boxes)
-            self._pending, self._boxes, self._offset, self._shard = [], [], 0, self._shard + 1
+        """The rows come last: where they are, the shard is whole."""
+        if self.alone and not self._pending:
+            return
+        for kind, parts in (("", self._pending), (".boxes", self._boxes)):
+            if parts:
+                self._save(f"{self._shard:06d}{kind}.npy", parts)
+        _write_rows(_rows_of(self.folder, self._shard), self._rows)
+        self._pending, self._boxes, self._rows, self._offset, self._shard = [], [], [], 0, self._shard + 1
 
     def _save(self, name: str, parts: list[np.ndarray]) -> None:
-        with writing(self.folder / name):
-            np.save(self.folder / name, np.concatenate(parts))
+        with replacing(self.folder / name) as part, open(part, "wb") as file:
+            np.save(file, np.concatenate(parts))
 
     def __enter__(self) -> "LatentWriter":
         return self
@@ -141,10 +167,46 @@ class LatentWriter:
         if kind is not None:
             return
         self._flush()
-        with writing(self.folder / SEQUENCES):
-            pq.write_table(pa.Table.from_pylist([asdict(row) for row in self._rows], SCHEMA), self.folder / SEQUENCES)
-        content = {"format": FORMAT, "fingerprint": self.about.fingerprint, **asdict(self.about)}
-        write_atomic(self.folder / ABOUT, (json.dumps(content, indent=1) + "\n").encode())
+        if self.alone:
+            seal(self.folder, self.about, self._shard)
+
+
+def _rows_of(folder: Path, shard: int) -> Path:
+    return folder / f"{shard:06d}.parquet"
+
+
+def _write_rows(file: Path, rows: list[Sequence]) -> None:
+    with replacing(file) as part:
+        pq.write_table(pa.Table.from_pylist([asdict(row) for row in rows], SCHEMA), part, row_group_size=GROUP)
+
+
+def is_whole(folder: Path, shard: int) -> bool:
+    """Whether a shard and its rows are on the disk, as one writer left them."""
+    try:
+        frames = sum(pq.read_table(_rows_of(folder, shard)).column("frames").to_pylist())
+        return not frames or len(np.load(folder / f"{shard:06d}.npy", mmap_mode="r", allow_pickle=False)) == frames
+    except (OSError, ValueError, EOFError, KeyError, pa.ArrowException):
+        return False
+
+
+def seal(folder: Path, about: About, shards: int) -> None:
+    """Makes a cache of ``shards`` shards that are whole. One of no frame goes, and those behind it move up."""
+    rows, number = list[Sequence](), 0
+    for shard in range(shards):
+        own = [Sequence(**row) for row in pq.read_table(_rows_of(folder, shard)).to_pylist()]
+        if own and number < shard:
+            with writing(folder):
+                _rows_of(folder, shard).unlink()  # first: where this ends halfway, the shard is made again
+                for kind in ("", ".boxes") if about.boxes else ("",):
+                    os.replace(folder / f"{shard:06d}{kind}.npy", folder / f"{number:06d}{kind}.npy")
+        rows += [replace(row, shard=number) for row in own]
+        number += bool(own)
+    _write_rows(folder / SEQUENCES, rows)
+    content = {"format": FORMAT, "fingerprint": about.fingerprint, **asdict(about)}
+    write_atomic(folder / ABOUT, (json.dumps(content, indent=1) + "\n").encode())
+    for shard in range(shards):
+        with writing(folder):
+            _rows_of(folder, shard).unlink(missing_ok=True)
 
 
 def _packed(boxes: FrameBoxes | None, frames: int, most: int) -> np.ndarray:
@@ -157,73 +219,167 @@ def _packed(boxes: FrameBoxes | None, frames: int, most: int) -> np.ndarray:
     return packed
 
 
+class Place(NamedTuple):
+    """Where a sequence lies: ``frames`` frames at ``offset`` of ``shard``."""
+
+    shard: int
+    offset: int
+    frames: int
+
+
+class Sequences(Listed[Sequence]):
+    """The sequences of a cache. What a sample needs lies in arrays; the rest is read when one is asked for."""
+
+    def __init__(self, table: Groups):
+        self._table = table
+        names = ("shard", "offset", "frames", "night", "cars", "split")
+        parts = [_numbers(part) for part in table.scan(*names)]
+        columns = [np.concatenate(column) for column in zip(*parts, strict=True)] or [np.empty(0, np.int64)] * 6
+        self.shard, self.offset, self.frames, self.night, self.cars, self._split = columns
+        self.captioned = any(pc.any(pc.not_equal(part.column("caption"), "")).as_py() for part in table.scan("caption"))
+
+    def __len__(self) -> int:
+        return len(self.shard)
+
+    @overload
+    def __getitem__(self, which: int) -> Sequence: ...
+    @overload
+    def __getitem__(self, which: slice) -> list[Sequence]: ...
+    def __getitem__(self, which: int | slice) -> Sequence | list[Sequence]:
+        if isinstance(which, slice):
+            return [self[n] for n in range(len(self))[which]]
+        (row,) = self._table.rows(range(len(self))[which])
+        return Sequence(**row)
+
+    def __iter__(self) -> Iterator[Sequence]:
+        return (Sequence(**row) for part in self._table.scan(*NEEDED.names) for row in part.to_pylist())
+
+    def place(self, row: int) -> Place:
+        return Place(int(self.shard[row]), int(self.offset[row]), int(self.frames[row]))
+
+    def split(self, name: str) -> np.ndarray:
+        """The rows of ``train`` or ``val``."""
+        return np.flatnonzero(self._split == SPLITS.get(name, -1)).astype(np.int32)
+
+    def labels(self, row: int) -> tuple[bool | None, int | None]:
+        """``night`` and ``cars``."""
+        night, cars = int(self.night[row]), int(self.cars[row])
+        return None if night == LACKS else bool(night), None if cars == LACKS else cars
+
+
+def _numbers(part: pa.Table) -> list[np.ndarray]:
+    night = pc.fill_null(part.column("night").cast(pa.int8()), LACKS)
+    cars = pc.fill_null(part.column("cars"), LACKS)
+    split = np.array([SPLITS.get(word, LACKS) for word in part.column("split").to_pylist()], np.int8)
+    return [
+        *(part.column(n).to_numpy() for n in ("shard", "offset", "frames")),
+        night.to_numpy(),
+        cars.to_numpy(),
+        split,
+    ]
+
+
 class LatentCache:
     """An opened cache. ``size`` and ``fps`` are those of the pictures, ``fingerprint`` names its content."""
 
-    def __init__(self, folder: Path, about: About, sequences: list[Sequence]):
+    def __init__(self, folder: str | Path, files: store.Files, about: About, sequences: Sequences):
         self.folder, self.about, self.sequences = folder, about, sequences
         self.size, self.fps, self.fingerprint = about.size, Fraction(about.fps), about.fingerprint
-        self.captioned = any(sequence.caption for sequence in sequences)
+        self.captioned = sequences.captioned
+        self._files = files
+        self._starts: dict[str, int] = {}
 
     @classmethod
     def open(cls, folder: str | Path, autoencoder: str | None = None) -> "LatentCache":
         """Args:
+            folder: a folder, or the URL of one in a store.
             autoencoder: SHA-256 of the weights that the latents must be of.
 
         Raises:
-            Mistake: no cache, not whole, of another autoencoder, or altered.
+            Mistake: no cache, not whole, of another autoencoder, or altered. Of many shards, the sizes are compared
+                and the first headers read; what is damaged elsewhere is noticed where it is read.
         """
-        folder = Path(folder)
-        if not (folder / ABOUT).is_file():
-            raise Mistake("is not a latent cache", where=folder, mend="'drivesim encode INDEX --weights DIR' makes one")
+        files = store.of(folder)
         try:
-            content: dict[str, Any] = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
-            table = _with_captions(pq.read_table(folder / SEQUENCES)).select(SCHEMA.names).cast(SCHEMA)
+            sizes = files.sizes()
+            if ABOUT not in sizes:
+                mend = "'drivesim encode INDEX --weights DIR' makes one"
+                raise Mistake("is not a latent cache", where=folder, mend=mend)
+            content: dict[str, Any] = json.loads(files.read(ABOUT).decode())
             values = {field.name: content[field.name] for field in fields(About) if field.name in content}
             about = About(**{**values, "size": tuple(values["size"]), "shape": tuple(values["shape"])})
-            sequences = [Sequence(**row) for row in table.to_pylist()]
-            places = [(s.clip_id, s.split, s.fps_num, s.fps_den, s.start_num, s.start_den) for s in sequences]
-            if any(None in place for place in places) or Fraction(about.fps) <= 0:
-                raise ValueError("sequences without a clip, a split or a time")
-        except (OSError, ValueError, KeyError, TypeError, RecursionError, ArithmeticError, pa.ArrowException) as p:
+            if Fraction(about.fps) <= 0:
+                raise ValueError("no rate")
+        except (OSError, ValueError, KeyError, TypeError, RecursionError, ArithmeticError) as p:
             what = " ".join(str(p).split())[:120]
-            raise Mistake(f"cannot be read ({what})", where=folder / ABOUT, mend="encode again") from None
+            raise Mistake(f"cannot be read ({what})", where=f"{folder}/{ABOUT}", mend="encode again") from None
         if content.get("format") != FORMAT or content.get("fingerprint") != about.fingerprint:
             older = content.get("format") != FORMAT
             what = "is of another version of drivesim" if older else "its fingerprint does not fit its content"
-            raise Mistake(what, where=folder / ABOUT, mend="encode again")
+            raise Mistake(what, where=f"{folder}/{ABOUT}", mend="encode again")
         if autoencoder is not None and about.autoencoder != autoencoder:
             raise Mistake(
                 f"holds latents of another autoencoder ({about.autoencoder[:12]}, not {autoencoder[:12]})",
                 where=folder,
                 mend="encode the index again with these weights",
             )
-        cache = cls(folder, about, sequences)
-        cache._check_shards()
+        sequences = Sequences(Groups(files, SEQUENCES, NEEDED, folder, "encode again"))
+        cache = cls(folder, files, about, sequences)
+        cache._check_shards(sizes)
         return cache
 
     def split(self, name: str) -> list[Sequence]:
         return [sequence for sequence in self.sequences if sequence.split == name]
 
-    def read(self, sequence: Sequence, first: int, frames: int, stride: int = 1) -> np.ndarray:
-        """``frames`` frames of ``sequence``, every ``stride``-th from its frame ``first`` on: float32 ``T 2C h w``."""
-        place = self._place(sequence, first, frames, stride)
-        return np.asarray(self._shards[sequence.shard][place], dtype=np.float32)
+    def read(self, sequence: Sequence | Place, first: int, frames: int, stride: int = 1) -> np.ndarray:
+        """``frames`` frames of ``sequence``, every ``stride``-th from its frame ``first`` on: float32 ``T 2C h w``.
 
-    def boxes(self, sequence: Sequence, first: int, frames: int, stride: int = 1) -> Item:
+        Raises:
+            Mistake: they are not there any more; also of ``boxes``.
+        """
+        held = self._frames(MOMENTS, sequence, first, frames, stride)
+        return torch.from_numpy(held).float().numpy()  # torch converts halves eight times as fast as numpy
+
+    def boxes(self, sequence: Sequence | Place, first: int, frames: int, stride: int = 1) -> Item:
         """Their boxes as the tensors of ``FrameBoxes`` without its B, as batches name them."""
-        held = self._boxes[sequence.shard][self._place(sequence, first, frames, stride)]
+        held = self._frames(BOXES, sequence, first, frames, stride)
         cls = torch.from_numpy(held["cls"].astype(np.int64))
         known = cls[:, 0] != UNKNOWN
         tensors = (held["box"].astype(np.float32), held["track"].astype(np.int64))
         box, track = (torch.from_numpy(array) for array in tensors)
         return dict(zip(BATCHED, (box, cls.where(known[:, None], EMPTY), track, known), strict=True))
 
-    def _place(self, sequence: Sequence, first: int, frames: int, stride: int) -> slice:
+    def _frames(self, kind: str, sequence: Sequence | Place, first: int, frames: int, stride: int) -> np.ndarray:
         end = first + span(frames, stride)
         if first < 0 or end > sequence.frames:
             raise ValueError(f"frames {first} to {end} of a sequence of {sequence.frames}")
-        return slice(sequence.offset + first, sequence.offset + end, stride)
+        dtype, shape = self._what(kind)
+        held = np.empty((end - first, *shape), dtype)
+        begin = (sequence.offset + first) * held[0].nbytes
+        try:
+            name = _name(sequence.shard, kind)
+            self._files.fill(name, self._start(name, kind) + begin, held)
+        except UNREADABLE:
+            raise self._not_whole() from None
+        return held[::stride]
+
+    def _what(self, kind: str) -> tuple[np.dtype, tuple[int, ...]]:
+        """Of an element of a shard."""
+        return (np.dtype(np.float16), tuple(self.about.shape)) if kind == MOMENTS else (BOX, (self.about.boxes,))
+
+    def _start(self, name: str, kind: str) -> int:
+        """Where the numbers of a shard begin; its header is read once."""
+        if name not in self._starts:
+            head = np.empty(min(HEADER, self._sizes[name]), np.uint8)
+            self._files.fill(name, 0, head)
+            file = io.BytesIO(head.tobytes())
+            version = np.lib.format.read_magic(file)
+            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            shape, by_columns, dtype = read(file)
+            if (dtype, shape[1:], by_columns) != (*self._what(kind), False):
+                raise ValueError("another array")
+            self._starts[name] = file.tell()
+        return self._starts[name]
 
     def stride(self, rate: Fraction) -> int:
         """How many of its frames a frame at ``rate`` is.
@@ -236,59 +392,56 @@ class LatentCache:
             raise ValueError(f"{self.fps} frames a second are no whole multiple of {rate}")
         return int(steps)
 
-    @cached_property
-    def _shards(self) -> list[np.ndarray]:
-        return self._maps("")
+    def _check_shards(self, sizes: dict[str, int]) -> None:
+        ends = self.sequences.offset + self.sequences.frames
+        shards, which = np.unique(self.sequences.shard, return_inverse=True)
+        last = np.zeros(len(shards), np.int64)
+        np.maximum.at(last, which, ends)
+        whole = bool(((self.sequences.offset >= 0) & (self.sequences.frames > 0)).all())
+        kinds = (MOMENTS, BOXES) if self.about.boxes else (MOMENTS,)
+        self._sizes = {
+            _name(shard, kind): sizes.get(_name(shard, kind), 0) for kind in kinds for shard in shards.tolist()
+        }
+        for kind in kinds:
+            dtype, shape = self._what(kind)
+            each = dtype.itemsize * math.prod(shape)
+            for n, (shard, end) in enumerate(zip(shards.tolist(), last.tolist(), strict=True)):
+                try:
+                    name = _name(shard, kind)
+                    start = self._start(name, kind) if n < LOOKED_AT else 0
+                    whole = whole and self._sizes[name] >= start + end * each
+                except UNREADABLE:
+                    whole = False
+                if not whole:
+                    raise self._not_whole()
 
-    @cached_property
-    def _boxes(self) -> list[np.ndarray]:
-        return self._maps(".boxes")
-
-    def _maps(self, kind: str) -> list[np.ndarray]:
-        shards = {sequence.shard for sequence in self.sequences}
-        count = 1 + max(shards, default=-1)
-        if len(shards) != count or min(shards, default=0) < 0:
-            raise ValueError(f"shards {sorted(shards)[:5]} are not counted from 0")
-        return [np.load(self.folder / f"{n:06d}{kind}.npy", mmap_mode="r", allow_pickle=False) for n in range(count)]
-
-    def _check_shards(self) -> None:
-        try:
-            lengths = [len(shard) for shard in self._shards if shard.shape[1:] == self.about.shape]
-            whole = len(lengths) == len(self._shards)
-            if self.about.boxes:
-                whole &= [len(shard) for shard in self._boxes if shard.dtype == BOX] == lengths
-            ends = [(s.offset + s.frames, s.shard) for s in self.sequences if s.offset >= 0 < s.frames]
-            whole = whole and len(ends) == len(self.sequences) and all(end <= lengths[n] for end, n in ends)
-        except (OSError, EOFError, ValueError, TypeError, SyntaxError, TokenError, RecursionError):
-            whole = False  # the header of a shard is Python's, which numpy parses
-        if not whole:
-            raise Mistake("its shards are missing or not whole", where=self.folder, mend="encode again")
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Without the maps: a worker opens its own."""
-        return {name: value for name, value in self.__dict__.items() if name not in ("_shards", "_boxes")}
+    def _not_whole(self) -> Mistake:
+        return Mistake("its shards are missing or not whole", where=self.folder, mend="encode again")
 
 
-def _with_captions(table: pa.Table) -> pa.Table:
-    """Caches of before have no such column: nothing is known."""
-    if "caption" in table.column_names:
-        return table
-    return table.append_column("caption", pa.nulls(len(table), pa.string()))
+def _name(shard: int, kind: str) -> str:
+    return f"{shard:06d}{kind}.npy"
 
 
-@dataclass(frozen=True)
-class Stretch:
-    """A window of a sequence that starts at frame ``first`` or up to ``slack`` frames later."""
+class Stretches:
+    """Windows of ``frames`` frames of the sequences ``rows``, side by side and numbered through.
 
-    sequence: Sequence
-    first: int
-    slack: int
+    Each may start later by less than its own length, as long as the sequence lasts: ``slack`` frames.
+    """
 
+    def __init__(self, sequences: Sequences, rows: np.ndarray, frames: int):
+        self._numbered, self.frames = Numbered(sequences.frames[rows] // frames), frames
+        self._rows = rows[self._numbered.clips]
+        self._lengths = sequences.frames[self._rows]
 
-def stretches(sequence: Sequence, frames: int) -> list[Stretch]:
-    """Side by side; each may start later by less than its own length, as long as the sequence lasts."""
-    starts = range(0, sequence.frames - frames + 1, frames)
-    return [Stretch(sequence, n, min(frames - 1, sequence.frames - frames - n)) for n in starts]
+    def __len__(self) -> int:
+        return len(self._numbered)
+
+    def __getitem__(self, number: int) -> tuple[int, int, int]:
+        """The row of the sequence, the first frame, the slack."""
+        place, n = self._numbered.find(number)
+        first = n * self.frames
+        return int(self._rows[place]), first, min(self.frames - 1, int(self._lengths[place]) - self.frames - first)
 
 
 def span(frames: int, stride: int) -> int:
@@ -299,7 +452,7 @@ def span(frames: int, stride: int) -> int:
 class Latents(Dataset[Item]):
     """Map from global sample number to item; the rate of a sample, where there are several, is drawn for its number."""
 
-    def __init__(self, cache: LatentCache, held: dict[int, list[Stretch]], frames: int, seed: int):
+    def __init__(self, cache: LatentCache, held: dict[int, Stretches], frames: int, seed: int):
         self.cache, self.held, self.frames, self.seed = cache, held, frames, seed
         self._strides = list(held)
         self._orders = {stride: Order(seed, len(windows)) for stride, windows in held.items()}
@@ -308,21 +461,21 @@ class Latents(Dataset[Item]):
         return sum(map(len, self.held.values()))
 
     def __getitem__(self, sample: int) -> Item:
-        window, stride = self.window(sample)
-        first = window.first + int(self._orders[stride].uniform(sample) * (window.slack + 1))
-        place = window.sequence, first, self.frames, stride
+        row, first, slack, stride = self.window(sample)
+        first += int(self._orders[stride].uniform(sample) * (slack + 1))
+        place = self.cache.sequences.place(row), first, self.frames, stride
         return {
             "moments": torch.from_numpy(self.cache.read(*place)),
             "fps": torch.tensor(float(self.cache.fps / stride)),
             **(self.cache.boxes(*place) if self.cache.about.boxes else {}),
-            **({"caption": window.sequence.caption or ""} if self.cache.captioned else {}),
-            **labels(window.sequence.night, window.sequence.cars, sample),
+            **({"caption": self.cache.sequences[row].caption or ""} if self.cache.captioned else {}),
+            **labels(*self.cache.sequences.labels(row), sample),
         }
 
-    def window(self, sample: int) -> tuple[Stretch, int]:
-        """The stretch that a sample is of, and its stride."""
+    def window(self, sample: int) -> tuple[int, int, int, int]:
+        """The row of a sample's sequence, the first frame and the slack of its window, and its stride."""
         stride = self._stride(sample)
-        return self.held[stride][self._orders[stride].window(sample)], stride
+        return *self.held[stride][self._orders[stride].window(sample)], stride
 
     def _stride(self, sample: int) -> int:
         if len(self._strides) == 1:
@@ -361,7 +514,7 @@ class LatentData(Ordered):
         self.digest = self.cache.fingerprint
         self._train = {stride: self._windows(stride) for stride in self._strides(rates)}
         least = min(span(frames, stride) for stride in self._train)
-        self.left_out = {"shorter than a window": sum(s.frames < least for s in self.cache.sequences)}
+        self.left_out = {"shorter than a window": int((self.cache.sequences.frames < least).sum())}
 
     def _strides(self, rates: tuple[Fraction, ...]) -> list[int]:
         try:
@@ -372,11 +525,11 @@ class LatentData(Ordered):
             )
             raise Mistake(str(problem), where=self.cache.folder, mend=f"encode with --fps {common}") from None
 
-    def _windows(self, stride: int) -> list[Stretch]:
-        need, sequences = span(self.frames, stride), self.cache.split("train")
-        found = [window for sequence in sequences for window in stretches(sequence, need)]
-        if not found:
-            longest = max((sequence.frames for sequence in sequences), default=0)
+    def _windows(self, stride: int) -> Stretches:
+        need, rows = span(self.frames, stride), self.cache.sequences.split("train")
+        found = Stretches(self.cache.sequences, rows, need)
+        if not len(found):
+            longest = self.cache.sequences.frames[rows].max(initial=0)
             fps = f"{self.cache.fps} fps" + (f", for windows at {self.cache.fps / stride}" if stride > 1 else "")
             raise Mistake(
                 f"no sequence has {need} frames at {fps}, the longest has {longest}",
@@ -389,4 +542,4 @@ class LatentData(Ordered):
         return Latents(self.cache, self._train, self.frames, self.seed)
 
     def clip(self, sample: int) -> str:
-        return self.training().window(sample)[0].sequence.clip_id
+        return self.cache.sequences[self.training().window(sample)[0]].clip_id

@@ -6,6 +6,7 @@ import signal
 from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -17,16 +18,16 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from drivesim.data import video
-from drivesim.data.index import AGAIN, Entry, Index
+from drivesim.data.index import AGAIN, NONE, Entries, Entry, Index
 from drivesim.data.order import Batches, Order
 from drivesim.errors import Mistake
-from drivesim.scene import BATCHED, MOST_BOXES, Boxes, frame_boxes, to_model
+from drivesim.scene import BATCHED, MOST_BOXES, frame_boxes, to_model
 
 MOST_BAD = Fraction(1, 10)  # of the clips: more is no accident
+LOOKED_AT = 10_000  # clips whose files are looked at before a training begins: a second on a disk of one's own
 START_STEPS = 1 << 20  # the drawn start falls on a grid of exact fractions
 Item = dict[str, Any]  # tensors by name, and "caption": text
 HELD = Fraction(1, 2)  # seconds that a label holds at most, where the next is later
-NONE = Boxes((), np.empty(0, np.int64), (), np.empty((0, 4)), np.empty(0))
 
 
 @dataclass(frozen=True)
@@ -38,8 +39,9 @@ class Window:
     slack: Fraction
 
 
-def windows(entry: Entry, frames: int, fps: Fraction) -> list[Window]:
-    """Side by side in the clip; each may start later by up to its own length, as long as the clip lasts.
+def window(entry: Entry, n: int, frames: int, fps: Fraction) -> Window:
+    """Window ``n`` of a clip. They lie side by side; each may start later by up to its own length, as long as the clip
+    lasts.
 
     ::
 
@@ -47,39 +49,92 @@ def windows(entry: Entry, frames: int, fps: Fraction) -> list[Window]:
         windows   |0....|1....|2....|3....|4....|5.. (too short)
         starts    ^^^^^^ ^^^^^ ^^^^^ ^^^^^ ^^^^
     """
-    seconds = Fraction(entry.seconds).limit_denominator(1_000_000)
     length = frames / fps
-    last = seconds - video.GRACE - (frames - 1) / fps  # a start before it leaves the last frame inside
-    count = video.frames_in(seconds, fps) // frames
-    return [Window(entry, n * length, min(length, last - n * length)) for n in range(count)]
+    last = _exact(entry.seconds) - video.GRACE - (frames - 1) / fps  # a start before it leaves the last frame inside
+    return Window(entry, n * length, min(length, last - n * length))
+
+
+def count_windows(seconds: float, frames: int, fps: Fraction) -> int:
+    """How many windows a clip of ``seconds`` gives."""
+    return video.frames_in(_exact(seconds), fps) // frames
+
+
+def _exact(seconds: float) -> Fraction:
+    return Fraction(seconds).limit_denominator(1_000_000)
+
+
+class Numbered:
+    """Windows numbered through, clip by clip.
+
+    Args:
+        counts: how many each clip gives.
+    """
+
+    def __init__(self, counts: np.ndarray):
+        self.clips = np.flatnonzero(counts).astype(np.int32)  # those that give any
+        self._ends = np.cumsum(counts[self.clips], dtype=np.int64)
+
+    def __len__(self) -> int:
+        return int(self._ends[-1]) if len(self._ends) else 0
+
+    def find(self, number: int) -> tuple[int, int]:
+        """The place in ``clips`` of window ``number``, and which of its clip's windows it is."""
+        if not 0 <= number < len(self):
+            raise IndexError(f"window {number} of {len(self)}")
+        place = int(np.searchsorted(self._ends, number, side="right"))
+        return place, number - (int(self._ends[place - 1]) if place else 0)
+
+
+class Windows(Sequence[Window]):
+    """The windows of ``entries``, each made when it is asked for: 12 bytes a clip are held.
+
+    Args:
+        counts: how many each clip gives.
+    """
+
+    def __init__(self, entries: Entries, counts: np.ndarray, frames: int, fps: Fraction):
+        self._numbered, self.frames, self.fps = Numbered(counts), frames, fps
+        self.entries = entries.where(self._numbered.clips)
+
+    def __len__(self) -> int:
+        return len(self._numbered)
+
+    def __getitem__(self, number: Any) -> Any:
+        place, n = self._numbered.find(number)
+        return window(self.entries[place], n, self.frames, self.fps)
 
 
 class Clips(Dataset[Item]):
-    """Map from global sample number to item; short clips are decoded once and kept, up to ``keep`` bytes."""
+    """Map from global sample number to item; short clips are decoded once and kept, up to ``keep`` bytes.
+
+    Args:
+        boxes: the index that knows the boxes to give; None: none are given.
+        unseen: the index that looks at each file before it is read, where that was not done for all beforehand.
+    """
 
     def __init__(
         self,
-        held: list[Window],
-        frames: int,
-        fps: Fraction,
+        held: Windows,
         size: video.Size,
         order: Order,
         keep: int,
         crop: video.Size | None = None,
         boxes: Index | None = None,
         captioned: bool = False,
+        unseen: Index | None = None,
     ):
-        self.held, self.frames, self.fps, self.size, self.order, self.crop = held, frames, fps, size, order, crop
+        self.held, self.frames, self.fps, self.size, self.order, self.crop = (
+            held, held.frames, held.fps, size, order, crop,
+        )  # fmt: skip
         self.quarantine: Path | None = None
         self._bad: set[str] = set()
-        self.boxes, self.captioned = boxes, captioned
-        self._keep = _that_fit([window.entry for window in held], size, keep)
+        self.boxes, self.captioned, self.unseen = boxes, captioned, unseen
+        self._keep = _that_fit(held.entries, size, keep)
         self._kept: dict[str, video.Recording] = {}
 
     def kept(self) -> tuple[int, int]:
         """How many clips stay decoded once they have been read, and the bytes that all of them take."""
-        entries = {window.entry.clip_id: window.entry for window in self.held}
-        return len(self._keep), sum(_bytes(entries[clip_id], self.size) for clip_id in self._keep)
+        return len(self._keep), sum(self._keep.values())
 
     def __len__(self) -> int:
         return len(self.held)
@@ -120,8 +175,7 @@ class Clips(Dataset[Item]):
             if self.quarantine is not None:
                 with open(self.quarantine, "a", encoding="utf-8") as out:  # a line at a time, by every worker
                     out.write(json.dumps({"path": entry.path, "reason": problem.what}) + "\n")
-        clips = len({window.entry.clip_id for window in self.held})
-        if len(self._bad) > clips * MOST_BAD:
+        if len(self._bad) > len(self.held.entries) * MOST_BAD:
             what = f"{problem.what}, and with it more than a tenth of the clips cannot be read"
             raise Mistake(what, where=problem.where, mend=problem.mend or AGAIN)
 
@@ -149,6 +203,8 @@ class Clips(Dataset[Item]):
         return frames[:, top : top + height, left : left + width]
 
     def _read(self, entry: Entry, start: Fraction) -> np.ndarray:
+        if self.unseen is not None:
+            self.unseen.check(entry)
         if entry.clip_id not in self._keep:
             clip = video.read(
                 entry.file, fps=self.fps, start=start, frames=self.frames, size=self.size, rate=entry.rate
@@ -159,26 +215,31 @@ class Clips(Dataset[Item]):
         return self._kept[entry.clip_id].read(self.fps, start, self.frames)
 
 
-def _bytes(entry: Entry, size: video.Size) -> int:
-    return entry.frames * size[0] * size[1] * 3
-
-
 def labels(night: bool | None, cars: int | None, sample: int) -> Item:
     """The part of an item that every loader gives; -1 is unknown."""
     values = {"night": -1 if night is None else int(night), "cars": -1 if cars is None else cars, "sample": sample}
     return {name: torch.tensor(value, dtype=torch.long) for name, value in values.items()}
 
 
-def _that_fit(entries: list[Entry], size: video.Size, budget: int) -> frozenset[str]:
-    """The first clips whose resized frames fit into ``budget`` bytes. They stay: evicting under a random order is no
-    gain."""
-    chosen: set[str] = set()
-    for entry in entries:
-        need = _bytes(entry, size)
-        if entry.clip_id not in chosen and need <= budget:
-            chosen.add(entry.clip_id)
+def _of_each(values: np.ndarray, of: Callable[[Any], int]) -> np.ndarray:
+    """``of`` of every row, int64; computed once for those that are alike, so that fractions can be exact."""
+    found, which = np.unique(values, axis=0, return_inverse=True)
+    return np.array([of(value) for value in found.tolist()], np.int64)[which.ravel()]
+
+
+def _that_fit(entries: Entries, size: video.Size, budget: int) -> dict[str, int]:
+    """The first clips whose resized frames fit into ``budget`` bytes, and the bytes of each. They stay: evicting under
+    a random order is no gain."""
+    chosen: dict[str, int] = {}
+    needs = entries.column("frames") * (size[0] * size[1] * 3)
+    least = needs.min(initial=np.iinfo(np.int64).max)
+    for place, need in enumerate(needs.tolist()):
+        if budget < least:
+            break
+        if need <= budget and (clip_id := entries[place].clip_id) not in chosen:
+            chosen[clip_id] = need
             budget -= need
-    return frozenset(chosen)
+    return chosen
 
 
 class Ordered(lightning.LightningDataModule, ABC):
@@ -206,7 +267,7 @@ class Ordered(lightning.LightningDataModule, ABC):
     def train_dataloader(self) -> DataLoader[Item]:
         trainer = self.trainer
         rank, world = (trainer.global_rank, trainer.world_size) if trainer is not None else (0, 1)
-        batches = Batches(self.batch, self.start_step, self.steps, rank, world)
+        batches = Batches(self.batch // world, self.start_step, self.steps, rank, world)
         return DataLoader(self.training(), batch_sampler=batches, **self._settings())
 
     def _settings(self) -> dict[str, Any]:
@@ -234,7 +295,7 @@ class ClipData(Ordered):
         frames: ``T`` of a window; 1 gives single frames.
         fps: of the window; a clip with fewer frames a second is left out (not for single frames).
         size: ``(H, W)``.
-        batch: clips a step on each process.
+        batch: clips a step, of all processes together.
         steps: the training loader ends before this step; it begins at ``start_step``.
         keep: bytes of decoded frames that all workers together may hold.
         crop: ``(H, W)`` of a part of the frames to give instead of the whole, the same part of all frames of a window,
@@ -274,10 +335,10 @@ class ClipData(Ordered):
         if crop is not None and (min(crop) < 1 or crop[0] > size[0] or crop[1] > size[1]):
             raise Mistake(f"{crop[0]}x{crop[1]} is no part of {size[0]}x{size[1]}", where="crop")
         self.enlarge, self.boxes = enlarge, opened if boxes else None
-        if boxes and all(entry.labels is None for entry in opened.entries):
+        if boxes and not opened.entries.know("labels"):
             raise Mistake("has no boxes, which the loss is to weigh", where=index, mend="index with --labels")
         self.keep, self.digest = keep // max(1, workers), opened.digest
-        self.captioned = any(entry.caption for entry in opened.entries)
+        self.captioned = opened.entries.know("caption")
         self.left_out = Counter()
         self._train = self._windows(self._there(opened, opened.split("train")))
         if not self._train:
@@ -287,37 +348,44 @@ class ClipData(Ordered):
                 mend="ask for fewer or smaller frames, or index other clips",
             )
 
-    def _there(self, opened: Index, entries: list[Entry]) -> list[Entry]:
-        """``entries`` without those whose file is gone or has changed, which may be a tenth."""
-        found, wrong = [], list[Mistake]()
-        for entry in entries:
+    def _there(self, opened: Index, entries: Entries) -> Entries:
+        """``entries`` without those whose file is gone or has changed, which may be a tenth. Of very many, some spread
+        evenly are looked at, and the others when their turn comes."""
+        looked_at = np.linspace(0, len(entries) - 1, min(len(entries), LOOKED_AT)).astype(np.int64)
+        self.unseen = opened if len(looked_at) < len(entries) else None
+        there, wrong = np.ones(len(entries), bool), list[Mistake]()
+        for place, entry in zip(looked_at.tolist(), entries.where(looked_at), strict=True):
             try:
                 opened.check(entry)
-                found.append(entry)
             except Mistake as problem:
                 wrong.append(problem)
+                there[place] = False
                 self.left_out[problem.what] += 1
-        if len(wrong) > len(entries) * MOST_BAD:
+        if len(wrong) > len(looked_at) * MOST_BAD:
             raise wrong[0]
-        return found
+        return entries if there.all() else entries.where(there)
 
-    def _windows(self, entries: list[Entry]) -> list[Window]:
-        found = []
-        for entry in entries:
-            if self.frames > 1 and entry.fps < self.fps * video.FULL_RATE:
-                self.left_out[f"fewer than {self.fps} frames a second"] += 1
-                continue
-            if not self.enlarge and (entry.height < self.size[0] or entry.width < self.size[1]):
-                self.left_out[f"smaller than {self.size[0]}x{self.size[1]}"] += 1
-                continue
-            here = windows(entry, self.frames, self.fps)
-            self.left_out["shorter than a window"] += not here
-            found += here
-        return found
+    def _windows(self, entries: Entries) -> Windows:
+        """Columns alone are read: of a million clips no row is made."""
+        slow, small = np.zeros(len(entries), bool), np.zeros(len(entries), bool)
+        if self.frames > 1:
+            rates = np.stack([entries.column("fps_num"), entries.column("fps_den")], axis=1)
+            slow = _of_each(rates, lambda rate: Fraction(*rate) < self.fps * video.FULL_RATE) > 0
+        if not self.enlarge:
+            small = (entries.column("height") < self.size[0]) | (entries.column("width") < self.size[1])
+        counts = _of_each(entries.column("seconds"), lambda length: count_windows(length, self.frames, self.fps))
+        fits = ~slow & ~small
+        reasons = {
+            f"fewer than {self.fps} frames a second": slow,
+            f"smaller than {self.size[0]}x{self.size[1]}": small & ~slow,
+            "shorter than a window": fits & (counts == 0),
+        }
+        self.left_out.update({reason: int(which.sum()) for reason, which in reasons.items() if which.any()})
+        return Windows(entries, np.where(fits, counts, 0), self.frames, self.fps)
 
     def training(self) -> Clips:
         order, crop, boxes = self._order, self.crop, self.boxes
-        clips = Clips(self._train, self.frames, self.fps, self.size, order, self.keep, crop, boxes, self.captioned)
+        clips = Clips(self._train, self.size, order, self.keep, crop, boxes, self.captioned, self.unseen)
         clips.quarantine = self.quarantine
         return clips
 

@@ -1,6 +1,7 @@
 """``evaluate --boxes`` on bright rectangles: what is looked at, what comes out, and what is refused."""
 
 import json
+from dataclasses import asdict
 from fractions import Fraction
 from pathlib import Path
 
@@ -170,7 +171,7 @@ def test_true_frames_are_seen_in_the_size_of_the_generated_ones_and_their_boxes_
         box=np.array([(180, 40, 220, 72), (0, 40, 60, 72)] * 30, float) / [384, 128, 384, 128],
         visibility=np.full(60, np.nan),
     )
-    rows.add(config.build(index.Entry, {**vars(entry), "labels": "own"}), boxes)
+    rows.add(config.build(index.Entry, {**asdict(entry), "labels": "own"}), boxes)
     rows.write(tmp_path / "index", 0.0)
     plan, score = measured(tmp_path / "index", runs / "good")
     (true,) = plan.true
