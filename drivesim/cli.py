@@ -8,6 +8,7 @@ import argparse
 import errno
 import json
 import math
+import os
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -85,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _dispatch([word for word in words if word != "--debug"])
     except (KeyboardInterrupt, Interrupted) as stop:
-        resumable = bool({"train", "generate"} & set(words[:1]))
+        resumable = bool({"train", "encode", "generate"} & set(words[:1]))
         mend = "the same command with --resume goes on" if resumable else "what was written so far is in --out"
         return _failed(stop, EXIT_INTERRUPTED, f"interrupted; {str(stop) or mend}", words)
     except Mistake as mistake:
@@ -263,6 +264,23 @@ def _dry_run(parser: Parser) -> None:
     )
 
 
+def _engine(parser: Parser, what: str, threads: bool = True) -> None:
+    text = f"who does it: process (default), this one; ray, many workers, {what} a task (docs/scale.md)"
+    parser.add_argument("--engine", choices=("process", "ray"), default="process", help=text)
+    parser.add_argument("--workers", type=count, metavar="N", help="that Ray starts here (default: as many as fit)")
+    parser.add_argument("--ray-address", default="", metavar="HOST:PORT", help="a Ray cluster (default $RAY_ADDRESS)")
+    if threads:
+        parser.add_argument(
+            "--threads", type=count, metavar="N", help="of a process on a CPU (default: all; of Ray, 1)"
+        )
+
+
+def _chosen_engine(args: argparse.Namespace) -> Any:
+    from drivesim.jobs.fanout import Engine
+
+    return Engine(args.engine, args.workers, args.ray_address, vars(args).get("threads"))
+
+
 def _fps(parser: Parser, text: str, **kwargs: Any) -> None:
     parser.add_argument("--fps", type=rate, metavar="R", help=f"{text}, exact: 30, 15/8, 7.5", **kwargs)
 
@@ -299,6 +317,10 @@ def _encode_options(parser: Parser) -> None:
     )
     parser.add_argument("--precision", choices=("32", "bf16"), default="32", help="of the encoder (default 32)")
     parser.add_argument("--batch", type=count, default=16, metavar="N", help="frames at a time (default 16)")
+    parser.add_argument(
+        "--resume", action="store_true", help="go on with what an encoding that was stopped left in --out"
+    )
+    _engine(parser, "a shard of the cache")
     _dry_run(parser)
     _out(parser, "runs/latents")
     _device(parser)
@@ -319,7 +341,9 @@ def _encode(args: argparse.Namespace) -> None:
         phases=args.phases,
         precision=args.precision,
         batch=args.batch,
+        resume=args.resume,
         dry_run=args.dry_run,
+        engine=_chosen_engine(args),
     )
 
 
@@ -330,12 +354,14 @@ def _train_options(parser: Parser) -> None:
     parser.add_argument("--seed", type=seed, metavar="S", help="overrides the configuration's")
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in --out")
     parser.add_argument("--print-config", action="store_true", help="print every value that results, and stop")
+    parser.add_argument("--devices", type=count, default=1, metavar="N", help="processes, a device each (default 1)")
     _dry_run(parser)
     _out(parser, "runs/STAGE")
     _device(parser)
 
 
 def _train(args: argparse.Namespace) -> None:
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # before torch: DDP's advice that no user can act on
     if not args.words:
         raise Mistake("STAGE is missing", mend="for example: drivesim train autoencoder configs/tiny/autoencoder.yaml")
     stage, (file, overrides) = args.words[0], _file_and_overrides(args.words[1:], "CONFIG")
@@ -348,7 +374,7 @@ def _train(args: argparse.Namespace) -> None:
 
     out = args.out or Path("runs") / stage
     device = _chosen(args.device)
-    train.run(stage, file, overrides, out, args.seed, device, args.resume, args.print_config, args.dry_run)
+    train.run(stage, file, overrides, out, args.seed, device, args.resume, args.print_config, args.dry_run, args.devices)
 
 
 def _generate_options(parser: Parser) -> None:
@@ -375,6 +401,7 @@ def _generate_options(parser: Parser) -> None:
     parser.add_argument("--edit", type=Path, metavar="FILE", help="what the branch changes: boxes, edits, labels, ...")
     parser.add_argument("--resume", action="store_true", help="go on where an interrupted run in --out stopped")
     parser.add_argument("--precision", choices=("32", "bf16"), default="bf16", help="of the networks (default bf16)")
+    _engine(parser, "a scenario and seed")
     _dry_run(parser)
     _out(parser, "runs/rollout")
     _device(parser)
@@ -407,6 +434,7 @@ def _generate(args: argparse.Namespace) -> None:
         temporal_prompt=args.temporal_prompt,
         backbone=args.backbone,
         temporal=args.temporal,
+        engine=_chosen_engine(args),
     )
 
 
@@ -430,6 +458,7 @@ def _evaluate_options(parser: Parser) -> None:
     )
     parser.add_argument("--cache", type=Path, metavar="DIR", help="features by content (default ~/.cache/drivesim)")
     parser.add_argument("--devices", type=count, default=1, metavar="N", help="processes, a device each (default 1)")
+    _engine(parser, "a few videos", threads=False)
     _dry_run(parser)
     _device(parser)
 
@@ -454,7 +483,10 @@ def _evaluate(args: argparse.Namespace) -> None:
         clipsim=args.clipsim,
     )
     device = _chosen(args.device)
-    evaluate.run(real, generated, args.out, args.json, settings, device, args.devices, args.against, args.dry_run)
+    evaluate.run(
+        real, generated, args.out, args.json, settings, device, args.devices, args.against, args.dry_run,
+        _chosen_engine(args),
+    )  # fmt: skip
 
 
 def _compare_options(parser: Parser) -> None:
@@ -508,6 +540,7 @@ def _report(args: argparse.Namespace) -> None:
 
 def _demo_options(parser: Parser) -> None:
     parser.add_argument("--seed", type=seed, default=0, metavar="S", help="of the world, the training and the rollout")
+    parser.add_argument("--train", action="store_true", help="train the models first, small: ten minutes on two cores")
     _out(parser, "runs/demo")
     _device(parser)
 
@@ -516,7 +549,7 @@ def _demo(args: argparse.Namespace) -> None:
     _paths(args)
     from drivesim.jobs import demo
 
-    print(demo.run(args.out or Path("runs/demo"), args.seed, _chosen(args.device)))
+    print(demo.run(args.out or Path("runs/demo"), args.seed, _chosen(args.device), train=args.train))
 
 
 def _doctor_options(parser: Parser) -> None:
@@ -564,7 +597,7 @@ COMMANDS = {
         _index,
     ),
     "encode": Command(
-        "INDEX --weights DIR --size HxW [--fps R] [--phases N] [--batch N] [--out DIR] [--dry-run] ...",
+        "INDEX --weights DIR --size HxW [--fps R] [--phases N] [--batch N] [--out DIR] [--resume] [--engine E] ...",
         "encode the clips of an index once, for all trainings after the autoencoder",
         "drivesim encode runs/index --weights runs/autoencoder/weights --size 128x256 --fps 15/8 --out runs/latents",
         _encode_options,
@@ -627,8 +660,8 @@ COMMANDS = {
         _doctor,
     ),
     "demo": Command(
-        "[--out DIR] [--seed S] [--device D]",
-        "everything once, small, on a rendered world: train, roll out, score, report",
+        "[--out DIR] [--seed S] [--device D] [--train]",
+        "everything once, small, on a rendered world: roll out, score, report; with --train its own models first",
         "drivesim demo --out runs/demo",
         _demo_options,
         _demo,

@@ -15,7 +15,7 @@ import math
 import os
 from collections.abc import Iterator
 from collections.abc import Sequence as Listed
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from fractions import Fraction
 from pathlib import Path
 from tokenize import TokenError
@@ -151,7 +151,8 @@ class LatentWriter:
         for kind, parts in (("", self._pending), (".boxes", self._boxes)):
             if parts:
                 self._save(f"{self._shard:06d}{kind}.npy", parts)
-        _write_rows(_rows_of(self.folder, self._shard), self._rows)
+        rows = pa.Table.from_pylist([asdict(row) for row in self._rows], SCHEMA)
+        _write_rows(_rows_of(self.folder, self._shard), rows)
         self._pending, self._boxes, self._rows, self._offset, self._shard = [], [], [], 0, self._shard + 1
 
     def _save(self, name: str, parts: list[np.ndarray]) -> None:
@@ -175,9 +176,9 @@ def _rows_of(folder: Path, shard: int) -> Path:
     return folder / f"{shard:06d}.parquet"
 
 
-def _write_rows(file: Path, rows: list[Sequence]) -> None:
+def _write_rows(file: Path, rows: pa.Table) -> None:
     with replacing(file) as part:
-        pq.write_table(pa.Table.from_pylist([asdict(row) for row in rows], SCHEMA), part, row_group_size=GROUP)
+        pq.write_table(rows, part, row_group_size=GROUP)
 
 
 def is_whole(folder: Path, shard: int) -> bool:
@@ -191,17 +192,18 @@ def is_whole(folder: Path, shard: int) -> bool:
 
 def seal(folder: Path, about: About, shards: int) -> None:
     """Makes a cache of ``shards`` shards that are whole. One of no frame goes, and those behind it move up."""
-    rows, number = list[Sequence](), 0
+    tables, number = [SCHEMA.empty_table()], 0
     for shard in range(shards):
-        own = [Sequence(**row) for row in pq.read_table(_rows_of(folder, shard)).to_pylist()]
-        if own and number < shard:
+        own = pq.read_table(_rows_of(folder, shard))
+        if len(own) and number < shard:
             with writing(folder):
                 _rows_of(folder, shard).unlink()  # first: where this ends halfway, the shard is made again
                 for kind in ("", ".boxes") if about.boxes else ("",):
                     os.replace(folder / f"{shard:06d}{kind}.npy", folder / f"{number:06d}{kind}.npy")
-        rows += [replace(row, shard=number) for row in own]
-        number += bool(own)
-    _write_rows(folder / SEQUENCES, rows)
+        column = pa.array([number] * len(own), pa.int32())
+        tables.append(own.set_column(SCHEMA.get_field_index("shard"), SCHEMA.field("shard"), column))
+        number += bool(len(own))
+    _write_rows(folder / SEQUENCES, pa.concat_tables(tables).combine_chunks())
     content = {"format": FORMAT, "fingerprint": about.fingerprint, **asdict(about)}
     write_atomic(folder / ABOUT, (json.dumps(content, indent=1) + "\n").encode())
     for shard in range(shards):

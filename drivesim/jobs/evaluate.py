@@ -1,8 +1,8 @@
 """``drivesim evaluate``: generated video against real video, as scores with their receipts.
 
 A run is a survey (what is there, what is left out), a plan (which clips), a pass (vectors into the cache, by as many
-processes as are asked for) and the scores, which are computed from the cache alone. So a second run is instant, a
-killed one goes on, and the number of processes does not matter.
+processes or workers as are asked for) and the scores, which are computed from the cache alone. So a second run is
+instant, a killed one goes on, and the number of processes does not matter.
 """
 
 import itertools
@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,6 +25,7 @@ from drivesim.data.gather import Source, gather
 from drivesim.data.pairs import names as by_name
 from drivesim.errors import Mistake
 from drivesim.jobs import obey, report, wording
+from drivesim.jobs.fanout import Engine
 from drivesim.jobs.foresee import foresee
 from drivesim.jobs.processes import processes
 from drivesim.metrics import i3d, paired, protocols, published, videomae
@@ -34,7 +36,7 @@ from drivesim.metrics.detection import Detector
 from drivesim.metrics.drift import width_for
 from drivesim.metrics.features import Extractor
 from drivesim.metrics.inception import Inception
-from drivesim.metrics.measure import Cache, Ruler, measure, missing
+from drivesim.metrics.measure import Cache, Ruler, Wanted, measure, missing
 from drivesim.metrics.protocols import Protocol
 from drivesim.metrics.receipt import Receipt, Score, comparable, refuse_unlike
 from drivesim.metrics.score import collect, receipt_for, scores, too_few
@@ -44,6 +46,7 @@ from drivesim.rollout import memory
 
 HANDED_BACK_EVERY = 16  # clips after which freed memory goes back to the system
 SHOWN = 8  # files of one reason that are named on the terminal
+BATCHES = 4  # of clips in a worker's task, at least
 FRAMES_IN_BATCH = {"cpu": 64, "cuda": 256, "mps": 64}
 
 
@@ -90,6 +93,7 @@ def run(
     devices: int = 1,
     against: Path | None = None,
     dry_run: bool = False,
+    engine: Engine | None = None,
 ) -> list[dict[str, Any]]:
     """Scores ``generated`` against ``real``; see ``data.gather`` for what each may be.
 
@@ -100,6 +104,8 @@ def run(
         devices: processes, each with a device of the kind or, on a CPU, its share of the cores.
         against: a ``scores.json`` from before, to compare with.
         dry_run: says what it will take, and stops before anything is measured or written.
+        engine: who measures; None: these processes. Surveys, and what ``settings`` ask for beside FVD, KVD and FID, are
+            done here.
 
     Returns:
         The scores, ``drivesim.score/1``, as plain values: FVD, KVD, FID, and what ``settings`` ask for beside them.
@@ -108,10 +114,12 @@ def run(
         Mistake: an unknown protocol, weights that do not fit it, no video, too few clips, rates that differ, or scores
             that do not compare.
     """
-    settings = settings or Settings()
+    settings, engine = settings or Settings(), engine or Engine()
     protocol, earlier = _protocol(settings), _earlier(against)
     folder = settings.cache or default_cache()
     with processes(device, devices) as team:
+        if engine.far and team.size > 1:
+            raise Mistake("the processes are Ray's", where="--devices", mend="leave it out, --workers says how many")
         ruler, detector = _ruler(protocol, settings, team.device), _detector(settings, team.device)
         clip = Clip(settings.clipsim, team.device) if settings.clipsim else None
         rulers = (ruler, replace(ruler, controls=False))
@@ -122,13 +130,17 @@ def run(
         )
         told = team.first(lambda: wording.planned(names, places) if settings.clipsim else None)
         _refuse_rules(earlier, receipt_for(ruler, *sides), against)
-        team.first(lambda: foresee(sides, rulers, folder, team, console, dry_run, watch, detector))
+        those = replace(team, size=engine.count(device), cores=1) if engine.far else team
+        team.first(lambda: foresee(sides, rulers, folder, those, console, dry_run, watch, detector))
         if dry_run:
             return []
-        failed: dict[str, str] = {}
-        for name, side, own in zip(("real", "generated"), sides, rulers, strict=True):
-            mine = replace(side, videos=side.videos[team.rank :: team.size])
-            failed |= _measure(name, mine, own, Cache(folder, own), team.cores, console)
+        if engine.far:
+            failed = _fan_out(engine, sides, rulers, folder, settings, device)
+        else:
+            failed = {}
+            for name, side, own in zip(("real", "generated"), sides, rulers, strict=True):
+                mine = replace(side, videos=side.videos[team.rank :: team.size])
+                failed |= _measure(name, mine, own, Cache(folder, own), team.cores, console)
         team.meet()
         if team.rank > 0:
             return []
@@ -274,6 +286,62 @@ def _measure(name: str, side: Side, ruler: Ruler, cache: Cache, readers: int, co
                 memory.hand_back()
 
         return measure(todo, ruler, cache, readers, done)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A worker's task: some videos of a side, which is measured with ``controls`` or without."""
+
+    videos: tuple[Wanted, ...]
+    controls: bool
+
+
+@dataclass(frozen=True)
+class Measurer:
+    """What does it: features of videos into the cache in ``folder``, which all workers see."""
+
+    protocol: Protocol
+    settings: Settings
+    device: str
+    folder: Path
+
+    @cached_property
+    def ruler(self) -> Ruler:
+        return _ruler(self.protocol, self.settings, torch.device(self.device))
+
+    def __call__(self, batch: Batch) -> dict[str, str]:
+        """Why a video could not be decoded, by its hash."""
+        ruler = replace(self.ruler, controls=batch.controls)
+        failed = measure(batch.videos, ruler, Cache(self.folder, ruler), 1, lambda clips: None)
+        memory.hand_back()
+        return failed
+
+
+def _fan_out(
+    engine: Engine, sides: tuple[Side, Side], rulers: Sequence[Ruler], folder: Path, settings: Settings, device: str
+) -> dict[str, str]:
+    """Why videos could not be decoded, by their hashes; all else is in the cache now."""
+    todo = [batch for side, own in zip(sides, rulers, strict=True) for batch in _batches(side, own, folder)]
+    if not todo:
+        return {}
+    work = Measurer(rulers[0].protocol, settings, torch.device(device).type, folder.absolute())
+    with engine.crew(device) as crew:
+        found = crew.map(work, todo, "batches of videos", lambda batch: batch.videos[0].source.file)
+        return {clip_id: reason for failed in found for clip_id, reason in failed.items()}
+
+
+def _batches(side: Side, ruler: Ruler, folder: Path) -> Iterator[Batch]:
+    """What is not in the cache, so many videos together that the last batch of clips, which is padded, is one of a
+    few."""
+    held, cache = list[Wanted](), Cache(folder, ruler)
+    for wanted in side.videos:
+        if (left := missing(wanted, cache)).clips:
+            held.append(left)
+        if sum(len(each.clips) for each in held) >= BATCHES * ruler.batch:
+            yield Batch(tuple(held), ruler.controls)
+            held = []
+    if held:
+        yield Batch(tuple(held), ruler.controls)
 
 
 def _leave_out_failed(side: Side, ruler: Ruler, cache: Cache, failed: dict[str, str]) -> None:

@@ -1,12 +1,20 @@
-"""``drivesim generate``: scenarios and weights become run folders with a video each."""
+"""``drivesim generate``: scenarios and weights become run folders with a video each.
+
+A run is a task: of this process, one after another, or of workers (``fanout``). A worker that takes over the run of one
+that died goes on behind its journal.
+"""
 
 import json
 import sys
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import cached_property
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
+import torch
 from rich import print as say
 from rich.markup import escape
 
@@ -14,6 +22,7 @@ from drivesim import config
 from drivesim.data.formats import Format, known
 from drivesim.errors import Mistake
 from drivesim.jobs import stack as stacks
+from drivesim.jobs.fanout import Engine
 from drivesim.jobs.outlook import foresee
 from drivesim.jobs.preflight import Room
 from drivesim.rollout import scenario as scenarios
@@ -24,6 +33,52 @@ from drivesim.rollout.log import Log
 from drivesim.rollout.scenario import Scenario
 from drivesim.rollout.settings import RolloutConfig
 from drivesim.rollout.stack import Stack
+
+
+@dataclass(frozen=True)
+class Task:
+    """A run: ``scenario`` with ``seed``, read from ``source`` (None: from options alone), into ``folder``."""
+
+    folder: Path
+    title: str
+    scenario: Scenario
+    seed: int
+    source: Path | None
+
+
+@dataclass(frozen=True)
+class Roller:
+    """What does a task in a worker.
+
+    Args:
+        weights, device, precision, backbone, temporal: see ``run``.
+        settings, export, parent, at: see ``run``, too.
+        command: a word that no other command has; see ``journal.owned``.
+    """
+
+    weights: Path
+    device: str
+    precision: str
+    backbone: Path | None
+    temporal: str | None
+    settings: tuple[str, ...]
+    export: str | None
+    parent: Path | None
+    at: Fraction | None
+    command: str
+
+    @cached_property
+    def stack(self) -> Stack:
+        return stacks.load(self.weights, self.device, self.precision, self.backbone, self.temporal)
+
+    def __call__(self, task: Task) -> list[str]:
+        """Makes or finishes the video, whether its folder was free is known already; returns what is said of it."""
+        branch = None if self.parent is None or self.at is None else part(self.parent, self.at)
+        settings = branch.settings if branch else config.load(RolloutConfig, None, list(self.settings))
+        rollout = _prepared(self.stack, task, settings, branch)
+        told: dict[str, Any] = {"argv": sys.argv, "title": task.title, "export": _formats(self.export)}
+        roll(rollout, task.folder, resume=True, heir=self.command, **told)
+        return _lines(task.folder, rollout)
 
 
 def run(
@@ -49,6 +104,7 @@ def run(
     temporal_prompt: str | None = None,
     backbone: Path | None = None,
     temporal: str | None = None,
+    engine: Engine | None = None,
 ) -> list[Path]:
     """Generates every scenario with every seed; returns the run folders. Says before what that will take.
 
@@ -66,6 +122,7 @@ def run(
             file ``edit`` changes. Its settings stay; ``seeds`` are of the noise from there on.
         backbone, temporal: other weights in the place of some of ``weights``; see ``stack.load``.
         export: label formats of the boxes, by name with commas between them, or ``none``; None is all that are written.
+        engine: who makes the runs; None: this process.
 
     Raises:
         Mistake: anything of the above does not fit, or memory or disk do not suffice; nothing is written then.
@@ -98,30 +155,43 @@ def run(
                     "train an image model with joined: [boxes] (docs/boxes.md); 'drivesim scenario preview' needs none"
                 )
                 raise Mistake(what, where=name or scenario, mend=mend)
-        planned: list[tuple[Path, Rollout]] = [
-            (
-                _folder(out, found, name, each, seed),
-                _prepared(stack, each, seed, rollout_config, scenario, name, branch),
-            )
-            for name, each in found.items()
-            for seed in each.seeds
-        ]
-        remarks = (line for _, rollout in planned if rollout.placed for line in rollout.placed.remarks.lines())
+        tasks = list(_tasks(out, found, scenario))
+        rollouts = [_prepared(stack, task, rollout_config, branch) for task in tasks]
+        remarks = (line for rollout in rollouts if rollout.placed for line in rollout.placed.remarks.lines())
         for line in dict.fromkeys(remarks):
             say(f"[yellow]labels[/] {escape(line)}")
-        if left := [rollout for folder, rollout in planned if not (folder / "video.mp4").exists()]:
-            room = Room.at(out, stack.device)
-            foresee(left, out, room).show(room)
-        if dry_run:
-            return []
-        done = []
-        for folder, rollout in planned:
-            title = folder.relative_to(out.parent).as_posix()
-            done.append(roll(rollout, folder, resume=resume, argv=sys.argv, title=title, export=formats, log=log))
-            _tell(folder, rollout)
-            log.to(None)
+        with (engine or Engine()).crew(device) as crew:
+            pairs = zip(tasks, rollouts, strict=True)
+            if left := [rollout for task, rollout in pairs if not (task.folder / "video.mp4").exists()]:
+                room = Room.at(out, stack.device)
+                crew.shared(foresee(left, out, room), room).show(room)
+            if dry_run:
+                return []
+            if crew.far:
+                del stack, rollouts, left  # each worker has its own
+                kind = torch.device(device).type
+                roller = Roller(
+                    weights, kind, precision, backbone, temporal, tuple(settings or ()), export, parent, at, uuid4().hex
+                )
+                for lines in crew.map(roller, tasks, "scenarios", lambda task: task.folder):
+                    _say(lines)
+            else:
+                for task, rollout in zip(tasks, rollouts, strict=True):
+                    told: dict[str, Any] = {"argv": sys.argv, "title": task.title, "export": formats, "log": log}
+                    roll(rollout, task.folder, resume=resume, **told)
+                    _say(_lines(task.folder, rollout))
+                    log.to(None)
+        done = [task.folder for task in tasks]
         _tell_lost(done)
     return done
+
+
+def _tasks(out: Path, found: dict[str, Scenario], source: Path | None) -> Iterator[Task]:
+    for name, each in found.items():
+        for seed in each.seeds:
+            folder = _folder(out, found, name, each, seed)
+            file = source / f"{name}.yaml" if source and name else source
+            yield Task(folder, folder.relative_to(out.parent).as_posix(), each, seed, file)
 
 
 def _check_from(parent: Path | None, at: Fraction | None, edit: Path | None) -> None:
@@ -159,20 +229,27 @@ def _formats(names: str | None) -> tuple[Format, ...]:
     return tuple(known.written(name, "--export") for name in dict.fromkeys(chosen))
 
 
-def _tell(folder: Path, rollout: Rollout) -> None:
+def _lines(folder: Path, rollout: Rollout) -> list[str]:
+    """What is said of a run that is done."""
     plan, (height, width) = rollout.plan, rollout.course.size
     length, fps = float(plan.total / rollout.played), float(rollout.played)
     made = f", made at {float(plan.fps):g}" if rollout.played != plan.fps else ""
-    say(f"{folder / 'video.mp4'}: {plan.total} frames of {height}x{width}, {length:.1f} s at {fps:g} fps{made}")
-    say(f"  {', '.join(rollout.course.words(rollout.filled))}")
+    lines = [f"{folder / 'video.mp4'}: {plan.total} frames of {height}x{width}, {length:.1f} s at {fps:g} fps{made}"]
+    lines.append(f"  {', '.join(rollout.course.words(rollout.filled))}")
     if rollout.branch is not None:
-        say(f"  parts from {rollout.branch.run} at {float(rollout.branch.second):.2f} s")
+        lines.append(f"  parts from {rollout.branch.run} at {float(rollout.branch.second):.2f} s")
     record = json.loads((folder / "run.json").read_bytes())
     exported = ", ".join(record["export"]) or "none" if "export" in record else "none, as its boxes are unknown"
-    say(f"  label files: {exported}")
-    handover = record.get("handover")
-    if handover:
-        say(f"  from real to made: a change of {handover['jump']} levels, {handover['ratio']} times those that follow")
+    lines.append(f"  label files: {exported}")
+    if handover := record.get("handover"):
+        change = f"a change of {handover['jump']} levels, {handover['ratio']} times those that follow"
+        lines.append(f"  from real to made: {change}")
+    return lines
+
+
+def _say(lines: list[str]) -> None:
+    for line in lines:
+        say(line)
 
 
 def _tell_lost(folders: list[Path]) -> None:
@@ -211,18 +288,10 @@ def _scenarios(source: Path | None) -> dict[str, Scenario]:
     return {file.stem: scenarios.load(file) for file in files}
 
 
-def _prepared(
-    stack: Stack,
-    scenario: Scenario,
-    seed: int,
-    settings: RolloutConfig,
-    source: Path | None,
-    name: str,
-    branch: Branch | None,
-) -> Rollout:
+def _prepared(stack: Stack, task: Task, settings: RolloutConfig, branch: Branch | None) -> Rollout:
     """``prepare``; what of the scenario does not fit its clip's labels is told with the line of its file."""
-    with config.located(source / f"{name}.yaml" if source and name else source):
-        return prepare(stack, scenario, seed, settings, branch)
+    with config.located(task.source):
+        return prepare(stack, task.scenario, task.seed, settings, branch)
 
 
 def _with_options(

@@ -53,7 +53,7 @@ def check_free(out: Path, resume: bool) -> None:
 
 
 @contextmanager
-def claimed(out: Path, resume: bool) -> Iterator[None]:
+def claimed(out: Path, resume: bool, heir: str = "") -> Iterator[None]:
     """``out`` belongs to this rollout until the end of the block; see ``owned``. It is free again after an error before
     the run has begun.
 
@@ -61,7 +61,7 @@ def claimed(out: Path, resume: bool) -> Iterator[None]:
         Mistake: another process has it, or ``check_free``.
     """
     check_free(out, resume)
-    with owned(out):
+    with owned(out, heir):
         check_free(out, resume)  # again: another run may have begun and ended in between
         try:
             yield
@@ -73,10 +73,14 @@ def claimed(out: Path, resume: bool) -> Iterator[None]:
 
 
 @contextmanager
-def owned(out: Path) -> Iterator[bool]:
+def owned(out: Path, heir: str = "") -> Iterator[bool]:
     """``out`` belongs to this process until the end of the block; it is made where there is none, and goes again where
     it stays empty, with the folders that were made for it. What a process that was killed in it left half-written is
     removed.
+
+    Args:
+        heir: a word that the lock holds, too. Whoever comes with the same word was given the folder because the process
+            before is gone, also one of another machine. "" knows nothing of the kind.
 
     Yields:
         Whether a process was: its lock is still there.
@@ -91,9 +95,9 @@ def owned(out: Path) -> Iterator[bool]:
             out.mkdir(parents=True, exist_ok=True)
         with writing(lock):
             killed = lock.exists()
-            handle = _locked(lock)
+            handle = _locked(lock, heir)
             os.truncate(handle, 0)
-            os.pwrite(handle, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode(), 0)
+            os.pwrite(handle, json.dumps(_owner(heir)).encode(), 0)
         sweep(out, *(entry for entry in out.iterdir() if entry.is_dir()))
         yield killed
     finally:
@@ -106,12 +110,16 @@ def owned(out: Path) -> Iterator[bool]:
                 folder.rmdir()
 
 
-def _locked(lock: Path) -> int:
+def _owner(heir: str) -> dict[str, Any]:
+    return {"pid": os.getpid(), "host": socket.gethostname(), **({"heir": heir} if heir else {})}
+
+
+def _locked(lock: Path, heir: str) -> int:
     """An open handle that holds the system's lock on the file, which ends with the process, however it dies."""
     while True:
         handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
         try:
-            _take(handle, lock)
+            _take(handle, lock, heir)
             try:
                 if os.fstat(handle).st_ino == os.stat(lock).st_ino:
                     return handle
@@ -123,20 +131,21 @@ def _locked(lock: Path) -> int:
             raise
 
 
-def _take(handle: int, lock: Path) -> None:
+def _take(handle: int, lock: Path, heir: str) -> None:
     text = os.pread(handle, 1000, 0)
     try:
         owner = json.loads(text) if text else {}
         name = f"process {owner['pid']} on {owner['host']}" if owner else "another process"
     except (ValueError, KeyError, TypeError):
         owner, name = {}, "another process"
+    known = bool(heir) and owner.get("heir") == heir  # it may take a while to be gone; if it lives yet, it ends first
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(handle, fcntl.LOCK_EX | (0 if known else fcntl.LOCK_NB))
     except OSError:
         raise Mistake(
             f"{name} works in this folder", where=lock.parent, mend="wait for it, or name another --out"
         ) from None
-    if owner and owner["host"] != socket.gethostname():  # file locks may not reach over a network's file system
+    if not known and owner and owner["host"] != socket.gethostname():  # locks may not reach over a network's files
         mend = f"once that process is gone, delete {lock}"
         raise Mistake(f"{name} may be working in this folder", where=lock.parent, mend=mend)
 

@@ -12,6 +12,7 @@ import pytest
 
 from drivesim import cli
 from drivesim.errors import Interrupted, Mistake
+from drivesim.jobs.fanout import Engine
 
 
 @pytest.fixture
@@ -51,9 +52,11 @@ def test_scenario(calls: list) -> None:
 
 
 def test_encode(calls: list) -> None:
-    assert run("encode --size 128x256 idx --weights w --device cpu --fps 7.5 --phases 4 --batch 8 --dry-run") == 0
+    line = "encode --size 128x256 idx --weights w --device cpu --fps 7.5 --phases 4 --batch 8 --dry-run"
+    assert run(f"{line} --resume --threads 2") == 0
     given = (Path("idx"), Path("w"), Path("runs/latents"), Fraction(15, 2), (128, 256), "cpu")
-    assert calls == [(given, {"phases": 4, "precision": "32", "batch": 8, "dry_run": True})]
+    told = {"phases": 4, "precision": "32", "batch": 8, "resume": True, "dry_run": True, "engine": Engine(threads=2)}
+    assert calls == [(given, told)]
 
 
 @pytest.mark.parametrize(
@@ -102,6 +105,7 @@ def test_generate(calls: list) -> None:
         "temporal_prompt": "rain",
         "backbone": Path("b"),
         "temporal": "off",
+        "engine": Engine(),
     }
 
 
@@ -116,7 +120,7 @@ def test_evaluate(calls: list) -> None:
     settings = {"protocol": "styleganv", "extractor": Path("i3d.pt"), "inception": None, "fps": 10, "clips": 64}
     settings |= {"controls": False, "window": Fraction(15, 2), "precision": "bf16", "cache": None, "pairs": False}
     settings |= {"boxes": False, "detector": None, "clipsim": None}
-    given = (Path("real"), Path("made"), None, Path("s.json"), settings, "cpu", 2, Path("old.json"), False)
+    given = (Path("real"), Path("made"), None, Path("s.json"), settings, "cpu", 2, Path("old.json"), False, Engine())
     assert run("evaluate real made --boxes --detector yolo.onnx --clipsim clip --device cpu") == 0
     assert calls[0] == (given, {})
     told = calls[1][0][4]
@@ -158,7 +162,7 @@ def test_the_jobs_take_what_the_command_gives() -> None:
     import importlib
     import inspect
 
-    wanted = {"index": 6, "encode": 6, "train": 9, "generate": 11, "evaluate": 9, "report": 1, "demo": 3, "doctor": 1}
+    wanted = {"index": 6, "encode": 6, "train": 9, "generate": 11, "evaluate": 10, "report": 1, "demo": 3, "doctor": 1}
     wanted |= {"weights": 3, "scenario": 4}
     for name, count in wanted.items():
         inspect.signature(importlib.import_module(f"drivesim.jobs.{name}").run).bind(*range(count))
@@ -167,7 +171,7 @@ def test_the_jobs_take_what_the_command_gives() -> None:
     assert list(compare.parameters) == "a b out pairs seconds size fps seed conditioned".split()
     generate = inspect.signature(importlib.import_module("drivesim.jobs.generate").run)
     words = "scenario weights out opening minutes seeds size fps device resume settings precision"
-    words += " keep_opening dry_run export parent at edit prompt temporal_prompt backbone temporal"
+    words += " keep_opening dry_run export parent at edit prompt temporal_prompt backbone temporal engine"
     assert set(generate.parameters) == set(words.split())
 
 
