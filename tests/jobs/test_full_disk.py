@@ -19,6 +19,7 @@ import torch
 
 from drivesim import cli, weights
 from drivesim.data.index import Rows
+from drivesim.data.latents import LatentCache
 from drivesim.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_MISTAKE, Mistake
 from drivesim.jobs import encode, evaluate, index, train
 from drivesim.metrics import store
@@ -154,7 +155,7 @@ def test_a_file_system_that_can_only_be_read(world: Path, four: Path, small_disk
 
 
 def test_the_index_and_the_cache(world: Path, four: Path, small_disk: Path, obstacle) -> None:
-    """They come whole or not at all."""
+    """They come whole or not at all; of a cache, shards that are whole stay for --resume."""
     shutil.copy(world.parent / "world.yaml", small_disk / "world.yaml")
     cases = (
         (errno.ENOSPC, small_disk, "*.mp4.*.part", r"00000\.mp4"),
@@ -172,13 +173,20 @@ def test_the_index_and_the_cache(world: Path, four: Path, small_disk: Path, obst
         Rows().write(small_disk, 0.0)
     for name in ("filler", "files.parquet"):
         (small_disk / name).unlink(missing_ok=True)
-    for file, name in (("000000.npy", "000000.npy"), (".cache.json.*.part", "cache.json")):
+    cases = ((".000000.npy.*.part", "000000.npy", False), (".cache.json.*.part", "cache.json", True))
+    for file, name, kept in cases:
         obstacle.put(errno.ENOSPC, file, small_disk)
         with pytest.raises(Mistake, match=f"{name}: cannot be written: No space left"):
             encode.run(world, four / "weights", small_disk / "cache", Fraction(15, 8), (32, 64))
         obstacle.remove()
         (small_disk / "filler").unlink()
-        assert [each.name for each in small_disk.iterdir()] == ["world.yaml"]
+        assert {each.name for each in small_disk.iterdir()} == {"world.yaml"} | ({"cache"} if kept else set())
+    parts = {file: file.stat().st_mtime_ns for file in (small_disk / "cache").glob("*.npy")}
+    with pytest.raises(Mistake, match="is not a latent cache"):
+        LatentCache.open(small_disk / "cache")
+    encode.run(world, four / "weights", small_disk / "cache", Fraction(15, 8), (32, 64), resume=True)
+    LatentCache.open(small_disk / "cache")
+    assert parts and {file: file.stat().st_mtime_ns for file in parts} == parts, "what was whole is not made again"
 
 
 @pytest.mark.slow
