@@ -22,17 +22,20 @@ class LossConfig:
     Args:
         power: ``t = u ** power``, with ``t`` in [0, 1) from clean to noise; below 1 favours high noise, 1 is uniform.
         shared: share of the noise's variance that all frames of a clip have in common.
+        apart: share of the samples whose frames have levels of their own (diffusion forcing, arXiv 2407.01392); a level
+            for all frames else.
         mean, std: of ``ln sigma``, for "edm"; SVD's run from (-1.2, 1.0) at low resolution to (1.0, 1.6).
     """
 
     power: float = 1.0
     shared: float = 0.0
+    apart: float = 0.0
     mean: float = -1.2
     std: float = 1.0
 
     def __post_init__(self) -> None:
-        if not (self.power > 0 and 0 <= self.shared <= 1 and self.std > 0):
-            raise Mistake("needs power > 0, shared in [0, 1] and std > 0", field="loss")
+        if not (self.power > 0 and 0 <= self.shared <= 1 and 0 <= self.apart <= 1 and self.std > 0):
+            raise Mistake("needs power > 0, shared and apart in [0, 1] and std > 0", field="loss")
 
 
 class DiffusionLoss:

@@ -28,7 +28,7 @@ from drivesim.models.decoder import DecoderConfig, DecoderLayers, VideoDecoder
 from drivesim.models.temporal import TemporalConfig, TemporalLayers
 from drivesim.models.unet import UNetConfig
 from drivesim.models.video import ImageModel, VideoUNet, WholeModel, interface, temporal_config, unet_config
-from drivesim.rollout.stack import Interpolation, LatentSpace, Stack, TemporalDecoder, Tokens, Upsampler
+from drivesim.rollout.stack import Interpolation, LatentSpace, Stack, TemporalDecoder, Tokens, Upsampler, Usual
 from drivesim.scene import KEYFRAME_FPS, Labels
 
 
@@ -67,6 +67,7 @@ def schedule_of(header: weights.Header, where: Path) -> Schedule:
     return Schedule(build(ScheduleConfig, own, where))
 
 
+USUAL = ("mean", "deviation")  # what headers of key-frames tell of their footage's frames, and how much each varies
 NEEDED = ("autoencoder", "image", "keyframes")
 FURTHER = ("interpolation", "decoder", "upsampler", "upsampler-temporal")
 SPATIAL = ("autoencoder", "image")
@@ -198,6 +199,8 @@ def load(
         words=image.unet.config.text,
         temporal=layers is not None,
         contextual=layers is not None and _contextual(layers.config, image.unet.config),
+        most_given=2 if layers is None else layers.config.given,
+        usual=_usual(own.latent.get("usual"), on),
         stretches=layers is None or (layers.config.alpha == "scalar" and layers.config.positions == "relative"),
         temporal_tokens=temporal_tokens,
         null_temporal=null_temporal,
@@ -208,6 +211,14 @@ def load(
 def _contextual(layers: TemporalConfig, image: UNetConfig) -> bool:
     """Whether a model of key-frames sees the frames that it is given; else it makes all of them from noise."""
     return bool(layers.context_channels or layers.blend or {"context", "mask"} & set(image.joined))
+
+
+def _usual(told: dict[str, list[float]] | None, on: torch.device) -> Usual | None:
+    if told is None:
+        return None
+    return Usual(
+        *((torch.tensor(told[name], device=on), torch.tensor(told[f"{name} varies"], device=on)) for name in USUAL)
+    )
 
 
 def _alone(sources: Sources, image: weights.Header) -> weights.Header:

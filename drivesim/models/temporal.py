@@ -31,7 +31,6 @@ from drivesim.models.context import ContextNetwork, blended, shown
 from drivesim.models.unet import Site, UNet
 from drivesim.scene import Condition
 
-MAX_GIVEN = 2
 SHARE = 0.1  # of the U-Net beside the blend, before training
 FINEST = 1000.0  # sinusoids resolve integers; noise of the context is a fraction of the latents' unit
 
@@ -54,6 +53,7 @@ class TemporalConfig:
     context: what they are made of: the ``given`` latents and their mask, or the ``low``-resolution frames (upsamplers).
     spread: places whose given frames every frame is also shown, not only its own, -1 the last: a short path for
         information that the (3,1,1) convolutions would carry one frame a layer. None in the paper.
+    given: the most frames that a window is given and told the number of; the paper's 2.
     blend: every frame is also shown the linear blend of the nearest given frames on either side, of one alone where
         there is no other, and it goes to the output around all layers: what is left to learn is how the truth departs
         from it. Not in the paper.
@@ -77,6 +77,7 @@ class TemporalConfig:
     context_channels: int = 128
     context: Literal["given", "low"] = "given"
     spread: tuple[int, ...] = ()
+    given: int = 2
     blend: bool = False
     norm: Literal["frame", "clip"] = "frame"
     positions: Literal["absolute", "relative"] = "absolute"
@@ -329,7 +330,7 @@ class TemporalLayers(nn.Module):
                 planes = spatial.in_channels - spatial.out_channels
             self.context = ContextNetwork(planes, config.context_channels, len(spatial.channels), spatial.patch)
             if config.context == "given":
-                self.given = nn.Embedding(MAX_GIVEN + 1, emb)
+                self.given = nn.Embedding(config.given + 1, emb)
                 self.level = TimeEmbedding(spatial.channels[0], emb)
                 zero(self.given)
                 zero(self.level.linear_2)
@@ -381,7 +382,7 @@ class TemporalLayers(nn.Module):
             return emb
         b = emb.shape[0] // t
         given = condition.given if condition.given is not None else torch.zeros(b, dtype=torch.long, device=emb.device)
-        told = repeat(self.given(given.clamp(0, MAX_GIVEN)), "b e -> b t e", t=t)
+        told = repeat(self.given(given.clamp(0, self.config.given)), "b e -> b t e", t=t)
         if condition.context_level is not None and condition.context_mask is not None:
             scaled = FINEST * condition.context_level
             level = self.level(sinusoid(scaled, self.level.linear_1.in_features).to(emb.dtype))

@@ -6,7 +6,6 @@ from fractions import Fraction
 
 from drivesim import config
 from drivesim.errors import Mistake
-from drivesim.models.temporal import MAX_GIVEN
 from drivesim.rollout.plan import BETWEEN, PASS_FPS, Pieces, Plan, factor_for, keyframes_for, passes_for
 from drivesim.rollout.scenario import Scenario
 from drivesim.rollout.settings import STEPS_BETWEEN, RolloutConfig
@@ -146,8 +145,14 @@ def _check_given(stack: Stack, scenario: Scenario, settings: RolloutConfig) -> N
             f"at most {stack.frames - 1}",
         ),
         (
-            settings.overlap > MAX_GIVEN,
-            f"{settings.overlap} given frames; the models learn from at most {MAX_GIVEN}",
+            settings.bounds is not None and stack.usual is None,
+            "these weights do not say what their footage is like",
+            "bounds",
+            "leave it out, or train the key-frames again",
+        ),
+        (
+            settings.overlap > stack.most_given,
+            f"{settings.overlap} given frames; these weights learned from at most {stack.most_given}",
             "overlap",
             None,
         ),

@@ -40,8 +40,10 @@ class Predictor:
             return self.noise("keyframes", frames, step, stack.latent_shape, stack.shared).to(stack.device)
 
         condition = self._condition(frames, context.to(stack.device))
-        x = sample(stack.keyframes, self.denoiser, self.sampler, self.levels, condition, draw)
-        made = stack.unwhiten(x[0]).float()
+        x = sample(stack.keyframes, self.denoiser, self.sampler, self.levels, condition, draw)[0]
+        if self.config.bounds is not None and stack.usual is not None:
+            x = stack.usual.bounded(x, self.config.bounds)
+        made = stack.unwhiten(x).float()
         made[:given] = context
         return made
 

@@ -155,6 +155,8 @@ class RolloutConfig:
         overlap: S, key-frames that a window is given of the one before.
         context_noise: sigma, in whitened latents, of the noise added to what is given; the model is told it. Without it
             a rollout drifts after 20 to 30 windows (GameNGen, arXiv 2408.14837).
+        bounds: every key-frame's mean and contrast, by channel of its latents, are kept within so many deviations of
+            those of the footage that the model learned from; None leaves them. 3 lets ordinary frames pass.
         sampler: of the key-frames; ``start``: of a generated start frame.
         states: what windows leave to the next is kept, ``all`` of it, so that a branch may part anywhere, or the
             ``newest`` two, which resuming needs.
@@ -163,6 +165,7 @@ class RolloutConfig:
 
     overlap: int = 2
     context_noise: float = 0.1
+    bounds: float | None = None
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     start: SamplerConfig = field(default_factory=SamplerConfig)
     guidance: GuidanceConfig = field(default_factory=GuidanceConfig)
@@ -176,3 +179,5 @@ class RolloutConfig:
         if self.overlap < 1 or self.context_noise < 0:
             field = "overlap" if self.overlap < 1 else "context_noise"
             raise Mistake("needs overlap >= 1 and context_noise >= 0", field=field)
+        if self.bounds is not None and self.bounds <= 0:
+            raise Mistake("is above 0, or null", field="bounds")

@@ -85,6 +85,28 @@ class Upsampler:
 
 
 @dataclass(frozen=True, eq=False)
+class Usual:
+    """Over the frames of a data set: the mean and the deviation, each ``C``, of a frame's own mean and of its own
+    deviation over its cells, in whitened latents."""
+
+    mean: tuple[Tensor, Tensor]
+    deviation: tuple[Tensor, Tensor]
+
+    def bounded(self, frames: Tensor, width: float) -> Tensor:
+        """``T C h w`` whose means and deviations are at most ``width`` deviations from the usual ones; a frame within
+        them stays as it is."""
+        mean, deviation = frames.mean((-2, -1)), frames.std((-2, -1)).clamp(min=1e-6)
+        wanted = _within(mean, self.mean, width)
+        scale = _within(deviation, self.deviation, width).clamp(min=0) / deviation
+        return (frames - mean[..., None, None]) * scale[..., None, None] + wanted[..., None, None]
+
+
+def _within(x: Tensor, usual: tuple[Tensor, Tensor], width: float) -> Tensor:
+    middle, reach = usual[0], width * usual[1]
+    return x.clamp(middle - reach, middle + reach)
+
+
+@dataclass(frozen=True, eq=False)
 class Stack:
     """The models of a rollout, ready to be called; the engine trains and loads nothing.
 
@@ -105,6 +127,8 @@ class Stack:
         words: the labels that the models are told are words, and no others.
         temporal: the prediction model has temporal layers; without, every key-frame is an image for itself.
         contextual: it sees the frames that it is given; else it makes all from noise, in one window.
+        most_given: frames that it has learned to be given, at most.
+        usual: the statistics of frames that it has learned from, where its weights tell them.
         stretches: it makes more frames at once than it was trained on [App. D].
         temporal_tokens, null_temporal: as ``tokens``, of the text encoder that temporal layers were trained with; None
             for models that are told no words. ``apart``: it is another than that of ``tokens``.
@@ -132,6 +156,8 @@ class Stack:
     words: bool = False
     temporal: bool = True
     contextual: bool = True
+    most_given: int = 2
+    usual: Usual | None = None
     stretches: bool = False
     temporal_tokens: Tokens | None = None
     null_temporal: Tensor | None = None

@@ -25,7 +25,7 @@ from drivesim.models.temporal import TemporalConfig, TemporalLayers
 from drivesim.models.text import TextEncoder
 from drivesim.models.video import ImageModel, VideoUNet
 from drivesim.randomness import normal, uniform
-from drivesim.scene import Condition, FrameBoxes, to_pixels
+from drivesim.scene import Condition, FrameBoxes, Level, to_pixels
 from drivesim.training.loop import LoopConfig, Stage
 
 Batch = dict[str, Any]  # tensors by name, and "caption": a list of text
@@ -81,17 +81,28 @@ class Latents:
 @dataclass(frozen=True)
 class ContextConfig:
     """Args:
-    given: probabilities of 0, 1 and 2 given frames *(open in the paper)*; 0 is what context guidance contrasts with.
+    given: probabilities of 0, 1, 2, ... given frames *(open in the paper)*; 0 is what context guidance contrasts with.
     noise: the given latents are noised by U(0, noise) of their deviation, and the model is told how much: rollouts feed
         the model its own, imperfect frames.
+    own: how often the given latents are what the model itself makes of noised ones, in the later part of training, from
+        the share ``own_from`` of its budget on: its imperfections are then those that a rollout will show it.
     """
 
-    given: tuple[float, float, float] = (0.15, 0.25, 0.6)
+    given: tuple[float, ...] = (0.15, 0.25, 0.6)
     noise: float = 0.2
+    own: float = 0.0
+    own_from: float = 0.5
 
     def __post_init__(self) -> None:
-        if abs(sum(self.given) - 1) > 1e-6 or min(self.given) < 0 or self.noise < 0:
-            raise Mistake("given must be three probabilities that add up to 1, noise >= 0", field="context")
+        if len(self.given) < 2 or abs(sum(self.given) - 1) > 1e-6 or min(self.given) < 0 or self.noise < 0:
+            raise Mistake("given must be probabilities that add up to 1, noise >= 0", field="context")
+        if not 0 <= self.own <= 1 or not 0 <= self.own_from < 1:
+            raise Mistake("needs 0 <= own <= 1 and 0 <= own_from < 1", field="context")
+
+    @property
+    def most(self) -> int:
+        """Frames that are given at most."""
+        return len(self.given) - 1
 
 
 class ImageStage(Stage):
@@ -120,7 +131,7 @@ class ImageStage(Stage):
         self.image = image
         self.schedule = Schedule(schedule)
         self.objective: DiffusionLoss | Distillation = DiffusionLoss(self.schedule, loss)
-        self.shared = loss.shared
+        self.shared, self.apart = loss.shared, loss.apart
         self.conditions = conditions
         # not submodules: what is frozen stays out of checkpoints and of EMA
         self.__dict__["latents"], self.__dict__["text"] = latents, conditions.text
@@ -143,7 +154,7 @@ class ImageStage(Stage):
                 context=config.context, labels=config.labels, boxes=config.boxes, null_tokens=null_tokens,
             )(x, level, condition),
         )  # fmt: skip
-        self.steps_drawn = config.steps
+        self.steps_drawn, self.apart = config.steps, 0.0
 
     def _copied(self) -> VideoUNet:
         """The network with its weights of now."""
@@ -164,12 +175,21 @@ class ImageStage(Stage):
         """The mean loss of its samples."""
         samples = [int(n) for n in batch["sample"]]
         z = self._clean(batch)
-        noise, u = self._noise(z, samples), self._uniform("level", samples).to(z)
+        noise, u = self._noise(z, samples), self._levels(z, samples)
         condition, predicted = self._condition(batch, z, samples)
         weight = self._weight(batch, z)
         per_sample = self.objective(self.network, z, noise, u, condition, predicted, weight, self.clean)
         self.shown = {k: v[:2] for k, v in batch.items()}
         return self._total(per_sample, samples)
+
+    def _levels(self, z: Tensor, samples: list[int]) -> Tensor:
+        """Uniform numbers that levels are made of: ``B``, or ``B T`` where frames have levels of their own."""
+        u = self._uniform("level", samples).to(z)
+        if not self.apart:
+            return u
+        each = torch.stack([uniform((self.loop.seed, "level of a frame", n), (z.shape[1],)) for n in samples]).to(z)
+        apart = (self._uniform("apart", samples) < self.apart).to(z.device)
+        return torch.where(apart[:, None], each, u[:, None])
 
     def _total(self, per_sample: Tensor, samples: list[int]) -> Tensor:
         """The loss of a batch, from that of each of its samples: such that the mean over equal parts of a batch is that
@@ -293,8 +313,13 @@ class TemporalStage(ImageStage, ABC):
         amount = self._amount(self._uniform("context level", samples).to(z))
         level = repeat(amount, "b -> b t", t=t) * mask
         noise = torch.stack([normal((self.loop.seed, "context", n), tuple(z.shape[1:])) for n in samples]).to(z)
-        shown = self._shown(batch, z + level[..., None, None, None] * noise, mask, level, self._tokens(batch, samples))
+        given = self._frames(batch, z, samples) + level[..., None, None, None] * noise
+        shown = self._shown(batch, given, mask, level, self._tokens(batch, samples))
         return self._boxed(batch, shown, z, samples), mask == 0
+
+    def _frames(self, batch: Batch, z: Tensor, samples: list[int]) -> Tensor:
+        """The latents that given frames are taken from, before noise is added."""
+        return z
 
     def _amount(self, u: Tensor) -> Tensor:
         """How much noise is put on what is given, from ``u`` uniform in [0, 1); both ``B``."""
@@ -341,8 +366,28 @@ class KeyframeStage(TemporalStage):
 
     def _given(self, t: int, samples: list[int] | None) -> Tensor:
         if samples is None:
-            return (torch.arange(t) < 2).float()
-        none, one, _ = self.context.given
-        u = self._uniform("given", samples)
-        count = (u >= none).long() + (u >= none + one).long()
+            return (torch.arange(t) < self.context.most).float()
+        ends = torch.tensor(self.context.given).cumsum(0)[:-1]
+        count = (self._uniform("given", samples)[:, None] >= ends).sum(1)
         return (torch.arange(t) < count[:, None]).float()
+
+    def _frames(self, batch: Batch, z: Tensor, samples: list[int]) -> Tensor:
+        """``z`` of some samples as the model itself sees it in one step, from noise of a level of the lower half, with
+        no frame given: what windows leave behind is such as this."""
+        own = self._uniform("own", samples) < self.context.own
+        if self.progress < self.context.own_from or not bool(own.any()):
+            return z
+        noise = torch.stack([normal((self.loop.seed, "own noise", n), tuple(z.shape[1:])) for n in samples]).to(z)
+        level = self._low(self._uniform("own level", samples).to(z), z.shape[1])
+        bare = self._shown(batch, z, z.new_zeros(z.shape[:2]), z.new_zeros(z.shape[:2]), self._tokens(batch, samples))
+        with torch.no_grad():
+            condition = self._boxed(batch, bare, z, samples)
+            made = Denoiser(self.network, self.schedule)(z + level.of(z) * noise, level, condition)
+        return torch.where(own.to(z.device)[:, None, None, None, None], made, z)
+
+    def _low(self, u: Tensor, t: int) -> Level:
+        """A level of the lower half of the schedule, for all frames of a sample."""
+        if self.schedule.config.kind == "edm":
+            low, high = self.schedule.sigmas.log().tolist()
+            return Level(repeat((low + u.double() * (high - low) / 2).exp(), "b -> b t", t=t))
+        return self.schedule.level(repeat((u * self.schedule.config.steps / 2).long(), "b -> b t", t=t))

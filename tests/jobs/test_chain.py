@@ -108,7 +108,9 @@ def test_training_leaves_a_whole_run(chain: Chain) -> None:
         assert (run / "metrics.csv").is_file() and (run / "config.yaml").is_file()
     for file, frames, fps in ((chain.keyframes, 4, "15/8"), (chain.interpolation, 5, "30"), (chain.decoder, 6, "30")):
         assert weights.header(file).frames == frames and weights.header(file).fps == fps
-        assert weights.header(file).latent == weights.header(chain.autoencoder).latent
+        told = weights.header(file).latent
+        usual = told.pop("usual", None)
+        assert told == weights.header(chain.autoencoder).latent and (usual is not None) == (file == chain.keyframes)
     of_keyframes, of_interpolation = (weights.header(file) for file in (chain.keyframes, chain.interpolation))
     assert of_interpolation.interface == of_keyframes.interface and of_interpolation.schedule == of_keyframes.schedule
     assert of_interpolation.config["rates"] == [7.5, 30.0] and of_interpolation.config["told"] == ["rate"]

@@ -4,7 +4,10 @@ from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import partial
 
+import torch
+
 from drivesim import config, weights
+from drivesim.data.latents import LatentData
 from drivesim.diffusion.distill import DistillConfig
 from drivesim.diffusion.loss import LossConfig
 from drivesim.diffusion.noise import ScheduleConfig
@@ -12,14 +15,17 @@ from drivesim.errors import Mistake
 from drivesim.jobs.builders.backbone import Backbone, backbone_of, in_folder
 from drivesim.jobs.builders.common import Built, cached, latents_of, weights_of
 from drivesim.jobs.builders.subject import build_subject
+from drivesim.models.autoencoder import split_moments
 from drivesim.models.temporal import TemporalConfig
 from drivesim.models.unet import UNetConfig
 from drivesim.models.video import ImageModel, interface
 from drivesim.scene import KEYFRAME_FPS
-from drivesim.training.diffusion import Conditions, ContextConfig, ImageStage, KeyframeStage
+from drivesim.training.diffusion import Conditions, ContextConfig, ImageStage, KeyframeStage, Latents
 from drivesim.training.interpolation import FRAMES, EndsConfig, InterpolationStage, WholeInterpolationStage, widened
 from drivesim.training.loop import LoopConfig
 from drivesim.training.subject import SubjectConfig
+
+SAMPLED = 512  # frames of the footage that say what is usual
 
 
 @dataclass(frozen=True)
@@ -92,6 +98,12 @@ class KeyframesRun:
     loss: LossConfig = field(default_factory=LossConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)
 
+    def __post_init__(self) -> None:
+        if self.context.most != self.temporal.given:
+            most = self.context.most
+            what = f"context.given gives up to {most} frames, temporal.given counts up to {self.temporal.given}"
+            raise Mistake(what, field="temporal.given", mend=f"temporal.given={most}")
+
 
 @dataclass(frozen=True)
 class InterpolationRun:
@@ -158,11 +170,17 @@ def build_keyframes(settings: KeyframesRun, begin: int) -> Built:
         what = f"holds latents at {cache.fps} frames a second, key-frames are at {KEYFRAME_FPS}"
         raise Mistake(what, where=settings.cache, mend=f"encode with --fps {KEYFRAME_FPS}")
     backbone.check(cache, settings.box_weight, settings.temporal)
+    latents = latents_of(backbone.autoencoder)
     stage = KeyframeStage(
-        backbone.image, latents_of(backbone.autoencoder), settings.temporal, settings.context, backbone.schedule,
+        backbone.image, latents, settings.temporal, settings.context, backbone.schedule,
         settings.loss, settings.loop, _told(settings, backbone),
     )  # fmt: skip
-    header = partial(backbone.of_temporal, "keyframes", stage, settings.loss, cache.size, cache.fps)
+    usual = _usual(data, latents)
+
+    def header() -> weights.Header:
+        made = backbone.of_temporal("keyframes", stage, settings.loss, cache.size, cache.fps)
+        return replace(made, latent={**made.latent, "usual": usual})
+
     parents = (*backbone.beside, backbone.file)
     return Built(stage, stage.temporal, data, parents, cache.fingerprint, header, notes=backbone.cut(cache))
 
@@ -181,6 +199,17 @@ def build_interpolation(settings: InterpolationRun, begin: int) -> Built:
     header = partial(backbone.of_temporal, "interpolation", stage, settings.loss, cache.size, max(settings.rates))
     parents = (*backbone.beside, backbone.file)
     return Built(stage, module, data, parents, cache.fingerprint, header, notes=backbone.cut(cache))
+
+
+def _usual(data: LatentData, latents: Latents) -> dict[str, list[float]]:
+    """Of the latents' channels, over frames of the footage: the mean and the deviation of a frame, and how these vary
+    (``rollout.stack.Usual``)."""
+    windows = data.training()
+    samples = [windows[n]["moments"][0] for n in range(min(len(windows), SAMPLED))]
+    z = latents.whiten(split_moments(torch.stack(samples).float())[0][None])[0]
+    own = {"mean": z.mean((-2, -1)), "deviation": z.std((-2, -1))}
+    told = {name: values.mean(0).tolist() for name, values in own.items()}
+    return told | {f"{name} varies": values.std(0, unbiased=False).tolist() for name, values in own.items()}
 
 
 def _anew(settings: ImageRun) -> Backbone:
