@@ -1,9 +1,9 @@
 """A Parquet table that is read a group of rows at a time: a million rows take no more memory than a thousand."""
 
-import os
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +35,8 @@ class Groups:
         self._files, self._name, self.schema, self.mend = files, name, schema, mend
         self.file = f"{place}/{name}"
         self._kept = OrderedDict[int, pa.Table]()
-        self._pid = 0
         with self._whole():
-            metadata, held = self._opened().metadata, self._opened().schema_arrow
+            metadata, held = self._opened.metadata, self._opened.schema_arrow
             self._missing = {field.name for field in schema if field.nullable} - set(held.names)
             there = [field for field in schema if field.name not in self._missing]
             self._odd = [field.name for field in there if not _same(held.field(field.name), field)]
@@ -80,10 +79,9 @@ class Groups:
                 yield words[int(codes[start])], first + start, end - start
             first += len(codes)
 
+    @cached_property
     def _opened(self) -> pq.ParquetFile:
-        if self._pid != os.getpid():  # a process that was forked shares the place in an open file
-            self._held, self._pid = pq.ParquetFile(self._files.source(self._name), pre_buffer=False), os.getpid()
-        return self._held
+        return pq.ParquetFile(self._files.source(self._name), pre_buffer=False)
 
     def _whole_group(self, n: int) -> pa.Table:
         """Of all columns; the last ones stay decoded."""
@@ -99,7 +97,7 @@ class Groups:
         there = [name for name in names if name not in self._missing]
         with self._whole():
             # one thread: the pool of Arrow's does not outlive the fork of a loader's worker
-            read = self._opened().read_row_group(n, there, use_threads=False).select(there)
+            read = self._opened.read_row_group(n, there, use_threads=False).select(there)
             columns = [pa.nulls(len(read), f.type) if f.name in self._missing else read.column(f.name) for f in wanted]
             read = pa.table(columns, names=list(names)).cast(wanted)
         gone = next((f.name for f in wanted if not f.nullable and read.column(f.name).null_count), None)
@@ -117,8 +115,8 @@ class Groups:
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the open file: a worker opens its own."""
-        state = {name: value for name, value in self.__dict__.items() if name != "_held"}
-        return state | {"_kept": OrderedDict(), "_pid": 0}
+        state = {name: value for name, value in self.__dict__.items() if name != "_opened"}
+        return state | {"_kept": OrderedDict()}
 
 
 def _same(held: pa.Field, wanted: pa.Field) -> bool:

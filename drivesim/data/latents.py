@@ -58,7 +58,7 @@ SPLITS = {"train": 0, "val": 1}
 NEEDED = pa.schema([field.with_nullable(field.name in MAY_LACK) for field in SCHEMA])
 MOMENTS, BOXES = "", ".boxes"  # kinds of shards
 UNREADABLE = (OSError, EOFError, ValueError, KeyError, TypeError, SyntaxError, TokenError, RecursionError)
-HEADER = 4096  # bytes that hold the header of a shard
+HEADER, LEAST = 4096, 128  # bytes that hold the header of a shard; what numpy makes it at least
 LOOKED_AT = 64  # shards whose headers are read on opening; of all, the size is compared
 
 
@@ -410,7 +410,7 @@ class LatentCache:
             for n, (shard, end) in enumerate(zip(shards.tolist(), last.tolist(), strict=True)):
                 try:
                     name = _name(shard, kind)
-                    start = self._start(name, kind) if n < LOOKED_AT else 0
+                    start = self._start(name, kind) if n < LOOKED_AT else LEAST
                     whole = whole and self._sizes[name] >= start + end * each
                 except UNREADABLE:
                     whole = False

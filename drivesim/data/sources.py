@@ -1,12 +1,17 @@
 """From a folder and its recipe to an index: which files are clips, what is measured of each, which drive it belongs
 to."""
 
+import os
 import re
-from collections.abc import Callable, Iterable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from fractions import Fraction
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Literal
 
@@ -25,6 +30,7 @@ NIGHT_LUMA = 60.0
 source's own label goes before."""
 LOOKS, LOOK_SIZE = 4, (36, 64)
 ONE_PASS = 5  # seconds up to which decoding all is quicker than seeking
+MANY, MOST_WORKERS = 256, 32  # files from which on several processes read them: starting those takes seconds
 NO_PICTURE = "is a picture that the tables name and that is not there"
 
 
@@ -143,21 +149,21 @@ def build(
             raise Mistake(_nothing(root), where=source, mend=_instead(root, recipe))
         told = _captions(root, recipe, found)
         seen: dict[str, str] = {}
-        for name in progress(list(found)):
-            try:
-                entry = found[name]()
-            except Mistake as problem:
-                rows.quarantine(name, problem.what)
-                continue
-            if entry.clip_id in seen:
-                rows.quarantine(name, f"has the same bytes as {seen[entry.clip_id]}")
-                continue
-            seen[entry.clip_id] = name
-            entry = replace(entry, caption=told.get(name))
-            if (own := generated.read(entry.file, entry.clip_id)) is not None:
-                rows.add(labelling.with_labels(entry, own, generated.SOURCE), own.boxes)
-            else:
-                rows.add(entry)
+        together = len(found) >= MANY and recipe.kind != "tables"
+        with closing(_all(list(found.values()), together)) as made:
+            for name, entry in zip(progress(list(found)), made, strict=True):
+                if isinstance(entry, Mistake):
+                    rows.quarantine(name, entry.what)
+                    continue
+                if entry.clip_id in seen:
+                    rows.quarantine(name, f"has the same bytes as {seen[entry.clip_id]}")
+                    continue
+                seen[entry.clip_id] = name
+                entry = replace(entry, caption=told.get(name))
+                if (own := generated.read(entry.file, entry.clip_id)) is not None:
+                    rows.add(labelling.with_labels(entry, own, generated.SOURCE), own.boxes)
+                else:
+                    rows.add(entry)
         if not rows.entries:
             reason = f"{rows.quarantined[0]['path']} {rows.quarantined[0]['reason']}"
             raise Mistake(f"holds no readable video ({len(found)} tried: {reason})", where=source)
@@ -179,6 +185,33 @@ def takes(root: Path, recipe: Recipe, part: Path, remarks: Remarks) -> dict[str,
         raise Mistake(f"{form.title} does not say which pictures make a video", where=place, mend="use kind: images")
     chosen = [r for r in form.reels(place) if _any(r.video, recipe.include) and not _any(r.video, recipe.exclude)]
     return {reel.video: partial(bound, reel, root, recipe, part, remarks) for reel in chosen}
+
+
+def _all(takes: list[Callable[[], Entry]], together: bool) -> Iterator[Entry | Mistake]:
+    """What each gives, or why it gives nothing, in their order; ``together``: made by as many processes as there are
+    cores, a few files ahead."""
+    if not together:
+        yield from map(_try, takes)
+        return
+    workers = min(len(os.sched_getaffinity(0)), MOST_WORKERS)
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        waiting = deque[Future[Entry | Mistake]]()
+        try:
+            for take in takes:
+                waiting.append(pool.submit(_try, take))
+                if len(waiting) > 4 * workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _try(take: Callable[[], Entry]) -> Entry | Mistake:
+    try:
+        return take()
+    except Mistake as problem:
+        return problem
 
 
 def _captions(root: Path, recipe: Recipe, taken: Iterable[str]) -> dict[str, str]:

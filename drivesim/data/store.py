@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import pyarrow as pa
 
 from drivesim.errors import Mistake
 
@@ -92,9 +93,8 @@ class Store:
         system, root = self._connected()
         return bytes(system.cat_file(f"{root}/{name}"))
 
-    def source(self, name: str) -> Any:
-        system, root = self._connected()
-        return system.open(f"{root}/{name}", "rb")
+    def source(self, name: str) -> pa.BufferReader:
+        return pa.BufferReader(self.read(name))  # whole: a table of many small groups would be many requests
 
     def fill(self, name: str, start: int, out: np.ndarray) -> None:
         system, root = self._connected()

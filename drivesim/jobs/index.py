@@ -1,5 +1,6 @@
 """``drivesim index``: a folder of clips, or the rendered world, becomes an index."""
 
+from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
@@ -115,23 +116,24 @@ def _root(rules: Recipe, recipe: Path) -> Path:
 
 def _tell(made: Index, remarks: Remarks) -> None:
     say = Console(highlight=False).print
-    seconds = sum(entry.seconds for entry in made.entries)
-    nights = sum(bool(entry.night) for entry in made.entries)
-    drives = len({entry.drive for entry in made.entries})
-    say(
-        f"{made.folder}: {len(made.entries)} clips of {drives} drives, {seconds:.1f} s, {nights} at night, "
-        f"{len(made.split('val'))} held back"
-    )
-    synthetic = sum(entry.synthetic for entry in made.entries)
-    if synthetic:
-        say(f"[yellow]{synthetic} clips are marked synthetic[/]: they were generated, not filmed")
-    labelled = [entry for entry in made.entries if entry.labels is not None]
-    if labelled:
-        boxes = [found for entry in labelled if (found := made.boxes(entry.clip_id)) is not None]
-        tracks = sum(len(set(found.track[~found.ignored].tolist())) for found in boxes)
-        say(f"{len(labelled)} clips with {sum(map(len, boxes))} boxes of {tracks} tracks")
-    if described := sum(entry.caption is not None for entry in made.entries):
-        say(f"{described} clips with a caption")
+    seconds, drives, count = 0.0, set[str](), Counter[str]()
+    for entry in made.entries:
+        seconds += entry.seconds
+        drives.add(entry.drive)
+        count["night"] += bool(entry.night)
+        count[entry.split] += 1
+        count["synthetic"] += entry.synthetic
+        count["labelled"] += entry.labels is not None
+        count["captioned"] += entry.caption is not None
+    clips = f"{len(made.entries)} clips of {len(drives)} drives, {seconds:.1f} s"
+    say(f"{made.folder}: {clips}, {count['night']} at night, {count['val']} held back")
+    if count["synthetic"]:
+        say(f"[yellow]{count['synthetic']} clips are marked synthetic[/]: they were generated, not filmed")
+    if count["labelled"]:
+        boxes, tracks = made.count_boxes()
+        say(f"{count['labelled']} clips with {boxes} boxes of {tracks} tracks")
+    if count["captioned"]:
+        say(f"{count['captioned']} clips with a caption")
     for line in remarks.lines():
         say(f"[yellow]labels[/] {escape(line)}")
     lines = (made.folder / QUARANTINE).read_text(encoding="utf-8").splitlines()

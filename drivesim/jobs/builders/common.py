@@ -54,11 +54,11 @@ def latents_of(autoencoder: Path) -> Latents:
 def cached(
     cache: str, autoencoder: Path, frames: int, loop: LoopConfig, begin: int, rates: tuple[Fraction, ...] = ()
 ) -> tuple[LatentCache, LatentData]:
-    folder = given(cache, "cache", "drivesim encode")
+    given(cache, "cache", "drivesim encode")
     sha = weights.sha256(autoencoder)
-    opened = LatentCache.open(folder, autoencoder=sha)
+    opened = LatentCache.open(cache, autoencoder=sha)  # no path: it may be a URL
     data = LatentData(
-        folder, autoencoder=sha, frames=frames, batch=loop.batch, steps=loop.steps, start_step=begin, seed=loop.seed,
+        cache, autoencoder=sha, frames=frames, batch=loop.batch, steps=loop.steps, start_step=begin, seed=loop.seed,
         workers=loop.workers, rates=rates,
     )  # fmt: skip
     return opened, data
