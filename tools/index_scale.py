@@ -3,8 +3,8 @@
     python tools/index_scale.py --clips 10000 100000 1000000
 
 For each number: an index is written, opened, cut to windows, sampled and asked for boxes; then the table of a latent
-cache is written beside shards that are holes, opened, and read at random. A row tells the seconds, the memory that came
-on top while it ran, and the bytes on the disk. Every number runs in a process of its own.
+cache is written beside shards that are holes, opened, and read at random. A row tells the seconds by the clock and on
+the CPU, the memory that came on top while it ran, and the bytes on the disk. Every number runs in a process of its own.
 """
 
 import argparse
@@ -93,14 +93,15 @@ def write_cache(folder: Path, clips: int) -> None:
 
 
 def row(clips: int, what: str, do: Callable[[], Any], times: int = 1, disk: Callable[[], int] | None = None) -> Any:
-    """Runs ``do`` and prints its row; with ``times``, the milliseconds of one of them."""
+    """Runs ``do`` and prints its row: wall time, CPU time, memory, disk; with ``times``, of one of them."""
     with memory.measured(CPU) as before:
         pass
-    begun = time.perf_counter()
+    begun, worked = time.perf_counter(), time.process_time()
     with memory.measured(CPU) as during:
         made = do()
-    took = time.perf_counter() - begun
-    seconds = f"{took:9.3f} s " if times == 1 else f"{took / times * 1000:9.3f} ms"
+    took = time.perf_counter() - begun, time.process_time() - worked
+    unit, factor = ("s ", 1) if times == 1 else ("ms", 1000 / times)
+    seconds = " ".join(f"{each * factor:9.3f} {unit}" for each in took)
     on_top = "unknown" if during.peak is None or before.peak is None else f"{(during.peak - before.peak) / 2**20:.0f}"
     on_disk = f"{disk() / 1e6:9.1f} MB" if disk else ""
     print(f"{clips:>9} {what:<34} {seconds} {on_top:>7} MiB {on_disk}".rstrip(), flush=True)

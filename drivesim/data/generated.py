@@ -72,7 +72,7 @@ def save(folder: Path, frames: Frames, labelled: Labelled | None) -> None:
     if labelled is not None:
         clip_id = sha256(folder / VIDEO)
         about = {"clip_id": clip_id, "size": labelled.size, "ids": {str(n): id for n, id in labelled.ids.items()}}
-        rows = index.box_table(clip_id, labelled.boxes, SOURCE)
+        rows = index.box_table((clip_id, labelled.boxes, SOURCE))
         _write(folder / BOXES, rows.replace_schema_metadata({"drivesim": json.dumps(about)}))
     _write(folder / FRAMES, pa.table(columns, schema=FRAMES_SCHEMA))
 

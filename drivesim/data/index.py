@@ -30,7 +30,7 @@ from drivesim.data.frames import image_folder, refuse_outside
 from drivesim.data.groups import Groups
 from drivesim.data.probing import SYNTHETIC
 from drivesim.errors import Mistake
-from drivesim.scene import Boxes
+from drivesim.scene import Boxes, joined
 
 SCHEMA_VERSION = 1
 FILES, BOXES, QUARANTINE = "files.parquet", "boxes.parquet", "quarantine.jsonl"
@@ -210,22 +210,30 @@ class Writer:
     """
 
     def __init__(self, folder: Path):
-        self._files = _Table(folder / FILES, FILES_SCHEMA, GROUP)
-        self._boxes = _Table(folder / BOXES, BOXES_SCHEMA, BOX_GROUP)
+        self._files, self._boxes = _Table(folder / FILES, FILES_SCHEMA), _Table(folder / BOXES, BOXES_SCHEMA)
         self._entries: list[Entry] = []
+        self._boxed: list[tuple[str, Boxes, str]] = []
+        self._count = 0  # of boxes
 
     def add(self, entry: Entry, boxes: Boxes | None = None) -> None:
         """Appends a clip and its boxes; None: they are unknown, or there are none (``Entry.labels`` tells which)."""
         self._entries.append(entry)
-        if len(self._entries) == GROUP:
-            self._flush()
         if boxes is not None and len(boxes):
-            self._boxes.add(box_table(entry.clip_id, boxes, entry.labels or ""))
+            self._boxed.append((entry.clip_id, boxes, entry.labels or ""))
+            self._count += len(boxes)
+        if len(self._entries) >= GROUP:
+            self._flush_files()
+        if self._count >= BOX_GROUP:
+            self._flush_boxes()
 
-    def _flush(self) -> None:
+    def _flush_files(self) -> None:
         columns = [[getattr(entry, name) for entry in self._entries] for name in FILES_SCHEMA.names]
-        self._files.add(pa.table(columns, FILES_SCHEMA))
+        self._files.write(pa.table(columns, FILES_SCHEMA), GROUP)
         self._entries = []
+
+    def _flush_boxes(self) -> None:
+        self._boxes.write(box_table(*self._boxed), BOX_GROUP)
+        self._boxed, self._count = [], 0
 
     def __enter__(self) -> "Writer":
         return self
@@ -233,48 +241,39 @@ class Writer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is None:
-            self._flush()
-        for table in (self._files, self._boxes):
-            table.close(whole=kind is None)
+        if kind is None and self._entries:
+            self._flush_files()
+        if kind is None and self._boxed:
+            self._flush_boxes()
+        self._files.close()
+        self._boxes.close()
 
 
 class _Table:
-    """A Parquet file in the making, ``group`` rows a group."""
+    """A Parquet file in the making."""
 
-    def __init__(self, file: Path, schema: pa.Schema, group: int):
-        self.file, self.schema, self.group = file, schema, group
-        self._pending: list[pa.Table] = []
-        self._rows = 0
+    def __init__(self, file: Path, schema: pa.Schema):
+        self.file = file
         with weights.writing(file):
             self._writer = pq.ParquetWriter(file, schema)
 
-    def add(self, rows: pa.Table) -> None:
-        self._pending.append(rows)
-        self._rows += len(rows)
-        if self._rows >= self.group:
-            self._write()
-
-    def _write(self) -> None:
-        rows = pa.concat_tables(self._pending) if self._pending else self.schema.empty_table()
-        self._pending, self._rows = [], 0
+    def write(self, rows: pa.Table, group: int) -> None:
         with weights.writing(self.file):
-            self._writer.write_table(rows, row_group_size=self.group)
+            self._writer.write_table(rows, row_group_size=group)
 
-    def close(self, whole: bool) -> None:
-        if whole and self._rows:
-            self._write()
+    def close(self) -> None:
         with weights.writing(self.file):
             self._writer.close()
 
 
-def box_table(clip_id: str, boxes: Boxes, source: str) -> pa.Table:
-    """The rows of ``boxes.parquet`` for one clip."""
-    n = len(boxes)
-    visibility = pa.array(boxes.visibility, pa.float64(), mask=np.isnan(boxes.visibility))
+def box_table(*clips: tuple[str, Boxes, str]) -> pa.Table:
+    """The rows of ``boxes.parquet`` for clips, each its id, its boxes, and where these are from."""
+    boxes = joined(*(own for _, own, _ in clips))
+    ids, sources = ([clip[n] for clip in clips for _ in clip[1].time] for n in (0, 2))
     columns = [
-        [clip_id] * n, [time.numerator for time in boxes.time], [time.denominator for time in boxes.time], boxes.track,
-        boxes.cls, boxes.words, *np.ascontiguousarray(boxes.box.T), visibility, boxes.ignored, [source] * n,
+        ids, [time.numerator for time in boxes.time], [time.denominator for time in boxes.time], boxes.track,
+        boxes.cls, boxes.words, *np.ascontiguousarray(boxes.box.T),
+        pa.array(boxes.visibility, pa.float64(), mask=np.isnan(boxes.visibility)), boxes.ignored, sources,
     ]  # fmt: skip
     return pa.table(columns, BOXES_SCHEMA)
 

@@ -4,7 +4,7 @@ to."""
 import os
 import re
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -187,7 +187,7 @@ def takes(root: Path, recipe: Recipe, part: Path, remarks: Remarks) -> dict[str,
     return {reel.video: partial(bound, reel, root, recipe, part, remarks) for reel in chosen}
 
 
-def _all(takes: list[Callable[[], Entry]], together: bool) -> Iterator[Entry | Mistake]:
+def _all(takes: list[Callable[[], Entry]], together: bool) -> Generator[Entry | Mistake, None, None]:
     """What each gives, or why it gives nothing, in their order; ``together``: made by as many processes as there are
     cores, a few files ahead."""
     if not together:
