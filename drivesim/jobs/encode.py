@@ -255,7 +255,8 @@ def _begun(out: Path, about: About) -> Iterator[None]:
             if not any(out.glob("*.npy")):
                 (out / BEGUN).unlink(missing_ok=True)
             raise
-        (out / BEGUN).unlink()
+        for file in (out / BEGUN, *out.glob(".*.part")):  # what a worker that died had half-written, on any machine
+            file.unlink(missing_ok=True)
 
 
 def _fullest(boxes: Boxes | None) -> int:

@@ -8,7 +8,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -31,7 +31,6 @@ RETRIES = 5  # of a task whose worker died
 LOOK_EVERY = 0.5  # seconds between two looks at what is done
 GRACE = 10.0  # seconds for tasks to note that they were stopped
 STORE = 100 << 20  # bytes of shared memory for what tasks are told and give back, which is little
-GO_ON = "the same command with --resume goes on"
 
 
 @dataclass(frozen=True)
@@ -97,7 +96,6 @@ class Engine:
             return
         threads, kind = self.threads or 1, torch.device(device).type
         os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # nothing is told to anyone
-        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         import ray
 
         quiet: dict[str, Any] = {"include_dashboard": False, "log_to_driver": False, "logging_level": logging.ERROR}
@@ -156,7 +154,7 @@ class Crew:
         with progress() as bar, Stop("piece", signal.SIGTERM, signal.SIGUSR1) as stop:
             for item in bar.track(items, description=title):
                 if stop.asked:
-                    raise Interrupted(GO_ON)
+                    raise Interrupted
                 yield work(item)
 
     def shared(self, estimate: Estimate, room: Room) -> Estimate:
@@ -206,7 +204,7 @@ class RayCrew(Crew):
                 while waiting:
                     ready, _ = ray.wait(list(waiting), num_returns=len(waiting), timeout=LOOK_EVERY, fetch_local=False)
                     if stop.asked:
-                        raise Interrupted(GO_ON)
+                        raise Interrupted
                     for ref in ready:
                         number = waiting.pop(ref)
                         done[number] = _outcome(ref, name(items[number]))
@@ -233,22 +231,22 @@ def _outcome(ref: Any, name: object) -> Any:
         raise problem.cause from None
     except ray.exceptions.RayError as problem:
         words = str(problem).split("\n")[0][:200]
-        mend = f"mostly its memory: fewer --workers; {GO_ON}"
+        mend = "mostly for want of memory: take fewer --workers"
         raise Mistake(f"its worker died {RETRIES + 1} times ({words})", where=name, mend=mend) from None
     if isinstance(outcome, Mistake | Interrupted):
         raise outcome
     return outcome
 
 
-def _stop(waiting: Iterable[Any]) -> None:
+def _stop(waiting: list[Any]) -> None:
     """Those that have begun get a KeyboardInterrupt, and time to note it."""
     import ray
 
-    waiting = list(waiting)
     with suppress(ray.exceptions.RayError):
         for ref in waiting:
             ray.cancel(ref)
-        ray.wait(waiting, num_returns=len(waiting), timeout=GRACE, fetch_local=False) if waiting else None
+        if waiting:
+            ray.wait(waiting, num_returns=len(waiting), timeout=GRACE, fetch_local=False)
 
 
 @dataclass(frozen=True)

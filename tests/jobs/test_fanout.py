@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from drivesim import config, weights
+from drivesim.data import latents, video
 from drivesim.data.index import Index
 from drivesim.data.latents import ABOUT, LatentCache
 from drivesim.data.writer import Writer
@@ -24,6 +25,7 @@ from drivesim.jobs import encode, index, train
 from drivesim.jobs.fanout import Engine
 from drivesim.models.autoencoder import Autoencoder, AutoencoderConfig
 from drivesim.randomness import generator
+from drivesim.scene import to_model
 
 from .test_chain import LOOP, SETTINGS, SIZE
 
@@ -193,12 +195,56 @@ def test_asked_to_stop_it_ends_behind_a_shard(
             os.kill(os.getpid(), signal.SIGTERM)
         real(self, shard)
 
-    with monkeypatch.context() as patch, pytest.raises(Interrupted, match="--resume goes on"):
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
         patch.setattr(encode.Encoder, "__call__", asked)
         encode.run(world, autoencoder, tmp_path / "cache", FPS, SIZE)
     assert {f.name for f in (tmp_path / "cache").glob("*[0-9].npy")} == {f"00000{n}.npy" for n in range(3)}
     encode.run(world, autoencoder, tmp_path / "cache", FPS, SIZE, resume=True)
     assert content(tmp_path / "cache") == content(whole)
+
+
+@pytest.mark.slow
+def test_training_from_the_cache_is_training_from_the_clips(
+    world: Path, models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every window read from its clip and encoded when it is asked for: the same losses and weights, later."""
+    model, by_id = (
+        Autoencoder.load(models / "autoencoder.safetensors"),
+        {e.clip_id: e for e in Index.open(world).entries},
+    )
+    real, taken = latents.Latents.__getitem__, {"cache": 0.0, "clips": 0.0}
+
+    def timed(self: latents.Latents, sample: int) -> dict[str, torch.Tensor]:
+        begin = time.perf_counter()
+        item = real(self, sample)
+        taken["cache"] += time.perf_counter() - begin
+        return item
+
+    def encoded(self: latents.Latents, sample: int) -> dict[str, torch.Tensor]:
+        item, begin = real(self, sample), time.perf_counter()
+        row, first, slack, stride = self.window(sample)
+        sequence, rate = self.cache.sequences[row], self.cache.fps / stride
+        first += int(self._orders[stride].uniform(sample) * (slack + 1))
+        start = Fraction(sequence.start_num, sequence.start_den) + first / self.cache.fps
+        file = by_id[sequence.clip_id].file
+        clip = video.read(file, fps=rate, start=start, frames=self.frames, size=self.cache.size)
+        with torch.inference_mode():
+            moments = model.encode(to_model(clip.frames)).half().float()
+        taken["clips"] += time.perf_counter() - begin
+        return item | {"moments": moments.clone()}
+
+    weights_of, losses = {}, {}
+    words = [*SETTINGS["keyframes"], *LOOP, f"cache={world.parent / 'keyframes-cache'}"]
+    words += [f"image={models / 'image.safetensors'}", "loop.steps=8"]
+    for name, read in (("cache", timed), ("clips", encoded)):
+        monkeypatch.setattr(latents.Latents, "__getitem__", read)
+        weights_of[name] = weights.load(train.run("keyframes", None, words, tmp_path / name, 3))[0]
+        rows = (tmp_path / name / "metrics.csv").read_text().splitlines()
+        losses[name] = [row.split(",")[rows[0].split(",").index("loss")] for row in rows[1:]]
+    print(f"a window: {taken['clips'] / taken['cache']:.0f} times as long from the clip as from the cache")
+    assert losses["cache"] == losses["clips"] and len(losses["cache"]) > 1
+    assert all(torch.equal(tensor, weights_of["clips"][key]) for key, tensor in weights_of["cache"].items())
+    assert taken["clips"] > taken["cache"]
 
 
 # --- the engine -------------------------------------------------------------------------------------------------------
