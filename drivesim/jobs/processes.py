@@ -1,5 +1,6 @@
 """Several processes at one job, started by Lightning Fabric, torchrun or SLURM: who is who, and how they wait."""
 
+import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -83,6 +84,7 @@ def processes(device: str, devices: int, patience: timedelta = PATIENCE) -> Iter
     if kind == "cuda" and torch.cuda.device_count() < local:
         what = f"{local} processes need a GPU each, this machine has {torch.cuda.device_count()}"
         raise Mistake(what, where="--devices", mend=f"--devices {torch.cuda.device_count()}")
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # its lines on who is who are not for users
     fabric = Fabric(accelerator=kind, devices=local, num_nodes=nodes, strategy=DDPStrategy(timeout=patience))
     fabric.launch()
     share = max(1, cores // local)

@@ -22,7 +22,14 @@ FLOAT = 4  # bytes of a number in a weight file
 
 
 def rehearse(
-    name: str, build: Callable[[], Built], loop: LoopConfig, begin: int, out: Path, device: str, dry_run: bool = False
+    name: str,
+    build: Callable[[], Built],
+    loop: LoopConfig,
+    begin: int,
+    out: Path,
+    device: str,
+    dry_run: bool = False,
+    parts: int = 1,
 ) -> None:
     """Says what the training of what ``build`` gives will take; that is gone afterwards, and nothing is written.
 
@@ -30,12 +37,13 @@ def rehearse(
         name: the stage.
         begin: steps that are done already.
         dry_run: nothing follows in this process, so that more may be tried than the training would reach.
+        parts: how many batches of ``loop`` a step of the whole training takes, of all its processes.
 
     Raises:
         Mistake: memory or disk do not suffice.
     """
     room = Room.at(out, device)
-    estimate = Rehearsal(name, build(), loop, begin, torch.device(device), room).estimate(out, dry_run)
+    estimate = Rehearsal(name, build(), loop, begin, torch.device(device), room, parts).estimate(out, dry_run)
     gc.collect()  # a stage and its trainer hold each other
     if torch.cuda.is_initialized():
         torch.cuda.empty_cache()
@@ -45,7 +53,10 @@ def rehearse(
 class Rehearsal:
     """What is tried, and what is known so far of the memory that it takes."""
 
-    def __init__(self, name: str, built: Built, loop: LoopConfig, begin: int, device: torch.device, room: Room):
+    def __init__(
+        self, name: str, built: Built, loop: LoopConfig, begin: int, device: torch.device, room: Room, parts: int = 1
+    ):
+        self.parts = parts
         self.where = f"train {name}"
         self.built, self.loop, self.begin, self.device, self.room = built, loop, begin, device, room
         self.dataset: Dataset[Any] = built.data.training()
@@ -96,7 +107,7 @@ class Rehearsal:
             law.at(batch) + self.held if self.peaks else None,
             disk,
             f"{checkpoints} checkpoint{'s' * (checkpoints > 1)} of {size(trial.checkpoint_bytes)}, weights",
-            f"loop.batch={largest}" if largest else "",
+            f"loop.batch={largest * self.parts}" if largest else "",
             self._budget,
         )
 

@@ -15,7 +15,7 @@ from torch.distributed.fsdp import FSDPModule
 
 from drivesim import __version__, config, weights, yamlfile
 from drivesim.data.index import QUARANTINE
-from drivesim.errors import Mistake, nearest
+from drivesim.errors import Interrupted, Mistake, nearest
 from drivesim.jobs.builders.autoencoder import AutoencoderRun, build_autoencoder
 from drivesim.jobs.builders.common import Built
 from drivesim.jobs.builders.decoder import DecoderRun, build_decoder
@@ -92,9 +92,14 @@ def run(
             settings.loop.part(team.size)
         if dry_run:
             return _train(stage, settings, file, overrides, out, team, resume, None)
-        with Log() as log, ExitStack() as held:
-            resume = team.first(lambda: _goes_on(stage, out, resume, held.enter_context(owned(out))))
-            return _train(stage, settings, file, overrides, out, team, resume, log)
+        try:
+            with Log() as log, ExitStack() as held:
+                resume = team.first(lambda: _goes_on(stage, out, resume, held.enter_context(owned(out))))
+                return _train(stage, settings, file, overrides, out, team, resume, log)
+        except RuntimeError as problem:
+            if not together.lost(problem):
+                raise
+            raise Interrupted(f"{out}: another process was lost; the same command with --resume goes on") from None
 
 
 def _goes_on(stage: str, out: Path, asked: bool, killed: bool) -> bool:
@@ -152,9 +157,9 @@ def _train(
 
     def rehearsed() -> None:
         own, taken = loop.of_one(team.size), begin * loop.accumulate
-        settled = replace(settings, loop=own)
+        settled, parts = replace(settings, loop=own), loop.batch // own.batch
         try:
-            rehearse(stage, lambda: built_anew(settled, taken), own, taken, out, device, log is None)
+            rehearse(stage, lambda: built_anew(settled, taken), own, taken, out, device, log is None, parts)
         except Mistake as mistake:
             if own.batch == loop.batch or "loop.batch" not in (mistake.mend or ""):
                 raise

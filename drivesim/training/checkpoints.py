@@ -12,7 +12,9 @@ process, and ``rest.pt`` with what is no tensor. Any number of processes reads i
 import hashlib
 import os
 import shutil
+import warnings
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -111,7 +113,8 @@ def save_sharded(content: Mapping[str, Any], folder: Path) -> None:
             part.mkdir(parents=True)
         together.everyones([])  # the folder is there
         writer = HuggingFaceStorageWriter(str(part), save_distributed=True)
-        distributed.save(held, storage_writer=writer, no_dist=together.alone())
+        with _unwarned():
+            distributed.save(held, storage_writer=writer, no_dist=together.alone())
         own = sorted(part.glob(f"shard-{together.rank() + 1:05d}-*"))
         lines = together.everyones([f"{_read_back(file)}  {folder.name}/{file.name}" for file in own])
         rest = _without_data(content)
@@ -122,6 +125,14 @@ def save_sharded(content: Mapping[str, Any], folder: Path) -> None:
             os.replace(part, folder)
             weights.write_atomic(hash_file(folder), "".join(f"{line}\n" for line in lines).encode())
         together.everyones([])  # nobody goes on before it is there
+
+
+@contextmanager
+def _unwarned() -> Iterator[None]:
+    """Without torch's guess that a single process is meant, where one is."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*torch.distributed is disabled, unavailable or uninitialized.*")
+        yield
 
 
 def _check_finite(content: Mapping[str, Any], file: Path) -> None:
@@ -165,7 +176,8 @@ def _filled(content: Any, held: Mapping[str, Tensor], name: str = "") -> Any:
 def _read_sharded(folder: Path) -> dict[str, Any]:
     rest = torch.load(folder / REST, weights_only=True)
     held = {name: torch.empty(tensor.shape, dtype=tensor.dtype) for name, tensor in tensors(rest) if tensor.is_meta}
-    distributed.load(held, storage_reader=HuggingFaceStorageReader(str(folder)), no_dist=True)
+    with _unwarned():
+        distributed.load(held, storage_reader=HuggingFaceStorageReader(str(folder)), no_dist=True)
     return dict(_filled(rest, held))
 
 

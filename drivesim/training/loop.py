@@ -45,7 +45,6 @@ NOISE = (
     ".*FSDP2-wrapped module .* returned a view tensor.*",  # nothing here is changed in place
     ".*Grad strides do not match bucket view strides.*",
 )
-LOST = ("gloo", "nccl", "process group", "connection closed by peer", "connection reset by peer")
 
 
 @dataclass(frozen=True)
@@ -309,7 +308,7 @@ def train(
                 print(f"drivesim: process {rank}: {mistake}", file=sys.stderr, flush=True)
             raise
         except (RuntimeError, MemoryError) as problem:
-            if rank == 0 and devices * nodes > 1 and any(word in str(problem).lower() for word in LOST):
+            if together.lost(problem):
                 what = f"{out}: another process was lost at step {stage.steps_done}"
                 raise Interrupted(f"{what}; the same command with --resume goes on") from None
             if not out_of_memory(problem):

@@ -7,6 +7,7 @@ that of the whole batch; what no mean tells (whether to stop, whether a step was
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from contextvars import ContextVar
 from datetime import timedelta
 from typing import Any
 
@@ -27,12 +28,34 @@ PATIENCE = timedelta(minutes=30)  # that one process may keep the others waiting
 UNITS = (Resnet, Transformer, ResnetSite, TransformerSite)  # what is gathered, and computed again, as a whole
 
 
+LOST = ("gloo", "nccl", "process group", "connection closed by peer", "connection reset by peer")
+
+
+def lost(problem: BaseException) -> bool:
+    """Whether an error says that another process is gone."""
+    told = isinstance(problem, dist.DistError) or any(word in str(problem).lower() for word in LOST)
+    return isinstance(problem, RuntimeError) and told and not alone()
+
+
 class Agreed(Mistake):
     """A mistake that every process of a training comes to in the same step: one of them tells it."""
 
 
+_APART = ContextVar("apart", default=False)
+
+
+@contextmanager
+def apart() -> Iterator[None]:
+    """Within the block this process trains by itself, while the others wait."""
+    token = _APART.set(True)
+    try:
+        yield
+    finally:
+        _APART.reset(token)
+
+
 def alone() -> bool:
-    return not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1)
+    return _APART.get() or not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1)
 
 
 def rank() -> int:

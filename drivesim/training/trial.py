@@ -19,6 +19,7 @@ from pytorch_lightning.callbacks import Callback
 from torch.utils.data import DataLoader, Dataset
 
 from drivesim.errors import Interrupted
+from drivesim.training import together
 from drivesim.training.loop import Stage, averaging, quiet, trainer_for
 
 WARM = 2  # steps that come first and are slower: kernels are chosen, optimisers set up
@@ -51,7 +52,7 @@ def attempt(stage: Stage, dataset: Dataset[Any], samples: range, device: str, at
     watch = _Watch(at, LEAST if timed else 0, timed)
     scales = _Scales()
     stage.steps_done = at
-    with torch.random.fork_rng(devices=[]), quiet():
+    with torch.random.fork_rng(devices=[]), quiet(), together.apart():
         loader = DataLoader(dataset, batch_sampler=_Same(samples), generator=torch.Generator().manual_seed(0))
         trainer = trainer_for(
             stage, device, [*averaging(stage), watch], logger=False, enable_checkpointing=False, plugins=[scales]
