@@ -9,7 +9,8 @@
 the whole clip; by day and by night apart, clips with at least ``--least`` agents a frame that would be judged.
 ``images`` samples single frames of the image model and asks the detector; beside it the true frames, what the
 autoencoder makes of them, boxes of other frames, and no boxes told. ``moved`` makes the first window of a rollout twice
-at one seed, one box moved, and says which share of the pixels that change lie in its two places. ``beside`` holds the
+at one seed, one box moved, and says which share of the pixels that change lie in its two places; with ``--keep`` the
+second window, and a branch of it. ``beside`` holds the
 videos of runs that were told nothing against the boxes that others were told.
 """
 
@@ -37,6 +38,7 @@ from drivesim.models.autoencoder import Autoencoder, split_moments
 from drivesim.models.conditions import label_tensors
 from drivesim.models.video import VideoUNet
 from drivesim.report.boxes import draw
+from drivesim.rollout.kept import Kept
 from drivesim.rollout.plan import Window, video_frame
 from drivesim.rollout.predictor import Predictor, start_frame
 from drivesim.rollout.sample import NoiseSource, Told, sample
@@ -239,7 +241,8 @@ def moved(args: argparse.Namespace) -> None:
     steps = SamplerConfig(steps=args.steps)
     config = RolloutConfig(sampler=steps, start=steps, guidance=GuidanceConfig(boxes=args.guidance))
     shares, rows = list[float](), list[np.ndarray]()
-    times = [Fraction(video_frame(k)) / VIDEO_FPS for k in range(models.frames)]
+    first = models.frames - 2 if args.keep else 0
+    times = [Fraction(video_frame(k)) / VIDEO_FPS for k in range(first, first + models.frames)]
     for entry in index.split("val"):
         before = tracks_of(index, entry)
         if len(shares) == args.windows or before is None:
@@ -247,8 +250,13 @@ def moved(args: argparse.Namespace) -> None:
         if (edit := a_move(before, times, models.size)) is None:
             continue
         after = before.edited([edit])
-        noise, labels = NoiseSource(args.seed, entry.clip_id), Labels(entry.night)
-        one, other = (first_window(models, config, noise, Told(labels, tracks)) for tracks in (before, after))
+        noise, told = NoiseSource(args.seed, entry.clip_id), Told(Labels(entry.night), before)
+        changed_to = Told(told.labels, after)
+        if args.keep:
+            pair = branched(models, config, noise, told, changed_to)
+        else:
+            pair = first_window(models, config, noise, told), first_window(models, config, noise, changed_to)
+        one, other = (to_pixels(models.decode(latents)) for latents in pair)
         inside, changed = places(before, after, edit.track, times, models.size), difference(one, other) > CHANGED
         shares.append(float((changed & inside).sum()) / max(1, int(changed.sum())))
         rows += [shown(one, before, times), shown(other, after, times)] if len(rows) < 8 else []
@@ -294,11 +302,22 @@ def others_at(boxes: Boxes, number: int, time: Fraction) -> np.ndarray:
     return there.box[there.track != number]
 
 
-def first_window(models: Stack, config: RolloutConfig, noise: NoiseSource, told: Told) -> np.ndarray:
-    """The start frame and the first window's others, uint8 ``T H W 3``."""
+def first_window(models: Stack, config: RolloutConfig, noise: NoiseSource, told: Told) -> Tensor:
+    """The start frame and the first window's others, ``T C h w``."""
     start = start_frame(models, config, noise, told)
-    latents = Predictor(models, config, noise, told)(Window(0, 0, 1, 0, models.frames), start)
-    return to_pixels(models.decode(latents))
+    return Predictor(models, config, noise, told)(Window(0, 0, 1, 0, models.frames), start)
+
+
+def branched(
+    models: Stack, config: RolloutConfig, noise: NoiseSource, told: Told, other: Told
+) -> tuple[Tensor, Tensor]:
+    """The second window, and what a branch that keeps all but the changed places makes of it."""
+    predict, given = Predictor(models, config, noise, told), first_window(models, config, noise, told)[-2:]
+    window = Window(1, models.frames - 2, 2, models.frames, 2 * models.frames - 2)
+    made = predict(window, given)
+    assert told.boxes is not None and other.boxes is not None
+    kept = Kept(lambda _, __: made, lambda _: given, told.boxes, other.boxes)
+    return made, Predictor(models, config, noise, other, kept=kept)(window, given)
 
 
 def difference(one: np.ndarray, other: np.ndarray) -> np.ndarray:
@@ -371,6 +390,7 @@ def main() -> None:
             part.add_argument("--frames", type=int, default=256)
         else:
             part.add_argument("--windows", type=int, default=16)
+            part.add_argument("--keep", action="store_true", help="in a branch that keeps all but the places")
     args = parser.parse_args()
     args.run(args)
 

@@ -1,4 +1,4 @@
-"""Sampling around frames that are known: their prediction is replaced by themselves at every step.
+"""Sampling around frames, or parts of them, that are known: their prediction is replaced by themselves at every step.
 
 A model that was trained so also sees them as they are, at the lowest level; another sees them with the noise of the
 level, of which little is left to be seen where a sampler takes few steps.
@@ -33,6 +33,12 @@ def keeping(denoise: Denoise, known: Tensor, least: Callable[[Level], Level] | N
         return torch.cat([known.to(x), denoise(x, level)[:, given:]], dim=1)
 
     return kept
+
+
+def holding(denoise: Denoise, known: Tensor, where: Tensor) -> Denoise:
+    """``denoise`` that always predicts ``known`` (``B T C h w``) in the cells ``where`` (``B T 1 h w`` bool), which
+    come out so; the others are made to fit them."""
+    return lambda x, level: torch.where(where, known.to(x), denoise(x, level))
 
 
 def shown_clean(x: Tensor, level: Level, clean: Tensor, which: Tensor, least: Level) -> tuple[Tensor, Level]:

@@ -100,6 +100,7 @@ def run(
     parent: Path | None = None,
     at: Fraction | None = None,
     edit: Path | None = None,
+    keep: bool = False,
     prompt: str | None = None,
     temporal_prompt: str | None = None,
     backbone: Path | None = None,
@@ -120,6 +121,7 @@ def run(
         dry_run: stops once that is said, and writes nothing.
         parent: a run of which another future is made, in the place of a scenario: from second ``at`` on, with what the
             file ``edit`` changes. Its settings stay; ``seeds`` are of the noise from there on.
+        keep: the branch keeps what lies outside of the places whose boxes ``edit`` changes.
         backbone, temporal: other weights in the place of some of ``weights``; see ``stack.load``.
         export: label formats of the boxes, by name with commas between them, or ``none``; None is all that are written.
         engine: who makes the runs; None: this process.
@@ -130,7 +132,7 @@ def run(
     """
     rollout_config, formats, branch = config.load(RolloutConfig, None, settings or []), _formats(export), None
     if parent is None or at is None:
-        _check_from(parent, at, edit)
+        _check_from(parent, at, edit, keep)
         found = {
             name: _with_options(each, opening, minutes, seeds or [], size, fps, keep_opening, prompt, temporal_prompt)
             for name, each in _scenarios(scenario).items()
@@ -140,8 +142,11 @@ def run(
             scenario=scenario, opening=opening, minutes=minutes, size=size, fps=fps, keep_opening=keep_opening,
             settings=settings, prompt=prompt, temporal_prompt=temporal_prompt,
         )  # fmt: skip
-        branch, scenario = part(parent, at), edit
+        branch, scenario = part(parent, at, keep), edit
         found, rollout_config = {"": _future(branch, edit, seeds or [])}, branch.settings
+        if keep and (edit is None or found[""].boxes == "unknown"):
+            what = "keeps all but the places whose boxes change, and none does"
+            raise Mistake(what, where="--keep", mend="--edit FILE with tracks or edits, and boxes that are known")
     if export is not None and formats and all(each.boxes == "unknown" for each in found.values()):
         mend = "a scenario with boxes: none, or boxes: tracks; or leave --export out"
         raise Mistake("there are no boxes to write: they are unknown", where="--export", mend=mend)
@@ -194,10 +199,10 @@ def _tasks(out: Path, found: dict[str, Scenario], source: Path | None) -> Iterat
             yield Task(folder, folder.relative_to(out.parent).as_posix(), each, seed, file)
 
 
-def _check_from(parent: Path | None, at: Fraction | None, edit: Path | None) -> None:
+def _check_from(parent: Path | None, at: Fraction | None, edit: Path | None, keep: bool) -> None:
     if parent is not None:
         raise Mistake("needs --at SECOND, where the branch parts", where="--from")
-    for name, value in (("--at", at), ("--edit", edit)):
+    for name, value in (("--at", at), ("--edit", edit), ("--keep", keep or None)):
         if value is not None:
             raise Mistake("belongs to a branch", where=name, mend="add --from RUN")
 

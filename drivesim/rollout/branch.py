@@ -16,6 +16,8 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from drivesim import config, yamlfile
 from drivesim.data import generated
 from drivesim.errors import Mistake, nearest
@@ -36,6 +38,7 @@ class Branch:
         window: the first that is made anew; ``frame``: the first output frame, at second ``second``.
         noise: the identity that the run's noise is keyed by, which a branch keeps.
         fixed: what the run's plan.json fixes.
+        keeps: it also keeps what lies outside of the places whose boxes it changes.
     """
 
     run: Path
@@ -47,18 +50,36 @@ class Branch:
     noise: str
     settings: RolloutConfig
     fixed: Mapping[str, Any]
+    keeps: bool = False
 
     @property
     def told(self) -> dict[str, Any]:
         """What plan.json and run.json say of it."""
-        return {"plan": self.plan, "window": self.window, "frame": self.frame}
+        kept = {"keep": True} if self.keeps else {}
+        return {"plan": self.plan, "window": self.window, "frame": self.frame, **kept}
+
+    def context(self, window: int) -> Tensor:
+        """The key-frames ``S C h w`` that the run's ``window`` was given.
+
+        Raises:
+            Mistake: the run kept no state before it.
+        """
+        state = Journal(self.run, self.plan).state(window - 1)
+        if state is None:
+            what = f"the run kept no state before its window {window + 1}"
+            raise Mistake(what, where=self.run, mend="a run with states=all, at least as long as the branch")
+        return state["latents"]
 
 
-def part(run: Path, at: Fraction) -> Branch:
+def part(run: Path, at: Fraction, keeps: bool = False) -> Branch:
     """The branch that parts from ``run`` at second ``at`` of its output, or up to a window before.
 
+    Args:
+        keeps: see ``Branch``.
+
     Raises:
-        Mistake: no run, ``at`` is before its second window or behind its end, or the state there was not kept.
+        Mistake: no run, ``at`` is before its second window or behind its end, the state there was not kept, or what is
+            to be kept was not made from the run's own scenario.
     """
     try:
         plan = json.loads((run / "plan.json").read_bytes())
@@ -82,8 +103,12 @@ def part(run: Path, at: Fraction) -> Branch:
     if not journal.kept(window - 1):
         what = f"the run kept no state at {float(ends[window - 1] / fps):g} s"
         raise Mistake(what, where=run, mend="generate it again without states=newest: the video is the same")
+    if keeps and (fixed.get("from") or not fixed.get("boxes")):
+        what = "is a branch itself" if fixed.get("from") else "was told no boxes"
+        mend = "branch off its own run" if fixed.get("from") else "--keep goes with runs of boxes: tracks, or none"
+        raise Mistake(f"{what}, so what an edit leaves alone is not known", where=run, mend=mend)
     frame = ends[window - 1]
-    return Branch(run.resolve(), plan["hash"], seed, window, frame, frame / fps, noise, settings, fixed)
+    return Branch(run.resolve(), plan["hash"], seed, window, frame, frame / fps, noise, settings, fixed, keeps)
 
 
 def changed(branch: Branch, edit: Path | None) -> Scenario:

@@ -26,6 +26,7 @@ from drivesim.rollout.course import Course, course, scaled, settled
 from drivesim.rollout.handover import Handover
 from drivesim.rollout.interpolator import Interpolator
 from drivesim.rollout.journal import Journal, claimed
+from drivesim.rollout.kept import Kept
 from drivesim.rollout.log import Log
 from drivesim.rollout.mark import mark
 from drivesim.rollout.placed import Placed, placed
@@ -34,6 +35,7 @@ from drivesim.rollout.predictor import Predictor, start_frame
 from drivesim.rollout.record import Record
 from drivesim.rollout.sample import NoiseSource, Told
 from drivesim.rollout.scenario import Opening, Scenario
+from drivesim.rollout.scenario import load as load_scenario
 from drivesim.rollout.settings import RolloutConfig
 from drivesim.rollout.stack import Stack
 from drivesim.rollout.stages import Segment, State
@@ -331,7 +333,7 @@ def _written(rollout: Rollout, journal: Journal, record: Record, begin: int, sta
     at = places(plan, begin, *(len(state.get(name, ())) for name in ("decode.latents", "upsample.low")))
     told = rollout.told
     context, last = (state["latents"], state["latents"][-1]) if begin else (rollout.context(), None)
-    predict = Predictor(stack, settings, rollout.noise, told, plan.frames)
+    predict = Predictor(stack, settings, rollout.noise, told, plan.frames, _kept(rollout))
     chunks = record.timed("keyframes", stages.keyframes(plan, predict, context, begin))
     for number, place in enumerate(at.passes, start=1):
         between = Interpolator(stack, settings.interpolation, rollout.noise, told, number)
@@ -357,6 +359,20 @@ def _written(rollout: Rollout, journal: Journal, record: Record, begin: int, sta
     return record.timed(
         "write", stages.write(chunks, journal.segment_file, chosen.size, rollout.played, at.output, rollout.mark)
     )
+
+
+def _kept(rollout: Rollout) -> Kept | None:
+    """What a branch keeps of its run outside of the places that it changes, where it does."""
+    branch, stack = rollout.branch, rollout.stack
+    if branch is None or not branch.keeps or rollout.placed is None:
+        return None
+    scenario = load_scenario(branch.run / "scenario.yaml")
+    before = placed(scenario, rollout.course.size)
+    assert before is not None  # ``part`` has seen that the run was told boxes
+    told = Told(scenario.told, before.told, scenario.temporal_prompt)
+    noise = NoiseSource(branch.seed, branch.noise)
+    predict = Predictor(stack, branch.settings, noise, told, rollout.plan.frames)
+    return Kept(predict, lambda n: branch.context(n).to(stack.device), before.told, rollout.placed.told)
 
 
 def _settle(rollout: Rollout, out: Path) -> None:

@@ -210,7 +210,11 @@ class Journal:
 
     def kept(self, n: int) -> bool:
         """Whether the state behind window ``n`` is there, as it was written."""
-        return any(entry["n"] == n and self._state(entry) is not None for entry in self._entries("keyframes"))
+        return self.state(n) is not None
+
+    def state(self, n: int) -> State | None:
+        """The state behind window ``n``, if it is there as it was written."""
+        return next((self._state(entry) for entry in self._entries("keyframes") if entry["n"] == n), None)
 
     def adopt(self, parent: "Journal", windows: int) -> None:
         """Windows ``[0, windows)`` of ``parent`` and the state behind them, as if they had been made here."""

@@ -1,9 +1,12 @@
 """One window of key-frames from the prediction model, and one start frame from the image model."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from drivesim.errors import Mistake
+from drivesim.rollout.kept import Held
 from drivesim.rollout.plan import Window, video_frame
 from drivesim.rollout.sample import START, NoiseSource, Told, rate_of, sample
 from drivesim.rollout.settings import RolloutConfig
@@ -17,10 +20,19 @@ class Predictor:
     Args:
         told: to every window.
         frames: T, those of a window; 0: as many as it was trained on.
+        kept: of each window what stays as it is in another run; None: nothing.
     """
 
-    def __init__(self, stack: Stack, config: RolloutConfig, noise: NoiseSource, told: Told, frames: int = 0):
-        self.stack, self.config, self.noise, self.told = stack, config, noise, told
+    def __init__(
+        self,
+        stack: Stack,
+        config: RolloutConfig,
+        noise: NoiseSource,
+        told: Told,
+        frames: int = 0,
+        kept: Callable[[Window], Held] | None = None,
+    ):
+        self.stack, self.config, self.noise, self.told, self.kept = stack, config, noise, told, kept
         self.frames = frames or stack.frames
         self.tokens, self.temporal = told.tokens(stack.tokens, stack.device), told.temporal(stack)
         self.denoiser = config.guidance.around(stack.keyframes, stack.null_tokens, stack.null_temporal)
@@ -40,10 +52,14 @@ class Predictor:
             return self.noise("keyframes", frames, step, stack.latent_shape, stack.shared).to(stack.device)
 
         condition = self._condition(frames, context.to(stack.device))
-        x = sample(stack.keyframes, self.denoiser, self.sampler, self.levels, condition, draw)[0]
+        kept = self.kept(window) if self.kept else None
+        held = None if kept is None else (stack.whiten(kept.frames)[None], kept.where[None])
+        x = sample(stack.keyframes, self.denoiser, self.sampler, self.levels, condition, draw, held=held)[0]
         if self.config.bounds is not None and stack.usual is not None:
             x = stack.usual.bounded(x, self.config.bounds)
         made = stack.unwhiten(x).float()
+        if kept is not None:
+            made = torch.where(kept.where, kept.frames, made)  # bit for bit
         made[:given] = context
         return made
 

@@ -9,7 +9,7 @@ from einops import rearrange
 from torch import Tensor
 
 from drivesim.diffusion.guidance import Guidance
-from drivesim.diffusion.known import keeping
+from drivesim.diffusion.known import holding, keeping
 from drivesim.diffusion.noise import Levels, shared_noise
 from drivesim.diffusion.precondition import Denoiser
 from drivesim.diffusion.samplers import Sampler
@@ -93,12 +93,14 @@ def sample(
     draw: Draw,
     known: Tensor | None = None,
     clean: bool = False,
+    held: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
     """``B T C h w`` under ``condition``.
 
     Args:
         known: ``B g C h w``, the first frames, which come out unchanged. ``clean``: the model has learned to see them
             without noise.
+        held: ``B T C h w`` and the cells ``B T 1 h w`` in which it comes out so.
     """
     start = draw(START)
     x = start * plain.schedule.start_scale(levels.sigmas[0]).to(start)
@@ -106,8 +108,9 @@ def sample(
     def denoise(x: Tensor, level: Level) -> Tensor:
         return guided(x, level, condition)
 
+    inner = denoise if held is None else holding(denoise, *held)
     least = plain.schedule.least if clean else None
-    made = method(denoise if known is None else keeping(denoise, known, least), x, levels, draw)
+    made = method(inner if known is None else keeping(inner, known, least), x, levels, draw)
     if (left := float(levels.sigmas[-1])) == 0:
         return made
     return made / plain.schedule.start_scale(left).to(made)  # the noise that is left is in the unit variance, too

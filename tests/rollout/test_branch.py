@@ -145,8 +145,8 @@ def test_a_past_that_changes_under_way_is_refused(tmp_path: Path, monkeypatch) -
     (run,) = generate.run(None, Path("weights"), tmp_path / "run", minutes=0.2, settings=QUICK)
     plan = generate.part
 
-    def damaged(parent: Path, at: Fraction) -> Branch:
-        branch = plan(parent, at)
+    def damaged(parent: Path, at: Fraction, keeps: bool) -> Branch:
+        branch = plan(parent, at, keeps)
         (parent / "segments" / "000000.mp4").write_bytes(b"other")
         return branch
 
