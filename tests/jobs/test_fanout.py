@@ -228,10 +228,10 @@ def test_training_from_the_cache_is_training_from_the_clips(
         start = Fraction(sequence.start_num, sequence.start_den) + first / self.cache.fps
         file = by_id[sequence.clip_id].file
         clip = video.read(file, fps=rate, start=start, frames=self.frames, size=self.cache.size)
-        with torch.inference_mode():
-            moments = model.encode(to_model(clip.frames)).half().float()
+        with torch.no_grad():
+            moments = model.encode(to_model(clip.frames)).half().float().contiguous()
         taken["clips"] += time.perf_counter() - begin
-        return item | {"moments": moments.clone()}
+        return item | {"moments": moments}
 
     weights_of, losses = {}, {}
     words = [*SETTINGS["keyframes"], *LOOP, f"cache={world.parent / 'keyframes-cache'}"]
