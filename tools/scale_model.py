@@ -22,12 +22,13 @@ from drivesim.jobs.builders.latents import ImageRun, KeyframesRun
 from drivesim.models.temporal import TemporalLayers
 from drivesim.models.video import ImageModel, VideoUNet
 from drivesim.scene import Condition
-from drivesim.training.recompute import recomputing
+from drivesim.training.recompute import BLOCKS, recomputing
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs" / "driving"
 CELLS = (16, 32)  # of the latents: key-frames of 128x256 at f = 8, which two upsamplers make 512x1024
 FLOAT, GB, TERA = 4, 1e9, 1e12
 SPARE = 0.9  # of the memory, that may be planned with
+NEAR = 1.05  # times the quickest: the plainest choice within it is recommended
 
 
 @dataclass(frozen=True)
@@ -50,8 +51,8 @@ class Machine:
     each: int = 8
 
     def link(self, gpus: int) -> float:
-        """The slowest that a ring over so many passes."""
-        return self.inside if gpus <= self.each else self.between
+        """Of a ring over so many: it leaves a machine by all of its network cards at once."""
+        return self.inside if gpus <= self.each else min(self.inside, self.between * self.each)
 
 
 @dataclass(frozen=True)
@@ -134,47 +135,59 @@ def works(names: list[str]) -> Iterator[Work]:
 
 def counted(name: str, image: Any, settings: Any) -> Work:
     """Operations and bytes of one sample, counted on the meta device: nothing is computed."""
-    kept = {}
-    for recompute in (False, True):
-        with torch.device("meta"):
-            model = ImageModel(image.model)
-            temporal = TemporalLayers(settings.temporal, model.unet) if name == "keyframes" else None
-            model.requires_grad_(temporal is None)
-            network = VideoUNet(model.unet, temporal)
-            if recompute:
-                recomputing(network)
-            frames = 1 if temporal is None else settings.temporal.frames
-            x = torch.randn(1, frames, 4, *CELLS)
-            told = Condition(tokens=torch.randn(1, 2, image.model.cross), fps=torch.ones(1))
-            kept[recompute], flops = _measured(network, x, told)
-        if not recompute:
-            operations = flops
+    with torch.device("meta"):
+        model = ImageModel(image.model)
+        temporal = TemporalLayers(settings.temporal, model.unet) if name == "keyframes" else None
+        model.requires_grad_(temporal is None)
+        network = VideoUNet(model.unet, temporal)
+        frames = 1 if temporal is None else settings.temporal.frames
+        x = torch.randn(1, frames, 4, *CELLS)
+        told = Condition(tokens=torch.randn(1, 2, image.model.cross), fps=torch.ones(1))
+        counter = FlopCounterMode(display=False)
+        with counter:
+            kept, largest, loss = _kept(network, x, told)
+            loss.backward()
+        recomputing(network)
+        outside, _, _ = _kept(network, x, told)
+        recomputed = outside + largest
     trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
     total = sum(p.numel() for p in network.parameters())
-    return Work(name, settings.loop.batch, total, trained, operations, kept[False], kept[True])
+    flops = float(counter.get_total_flops())
+    return Work(name, settings.loop.batch, total, trained, flops, kept, recomputed)
 
 
-def _measured(network: VideoUNet, x: torch.Tensor, told: Condition) -> tuple[float, float]:
-    """Bytes kept for the way back in bf16, and operations both ways."""
+def _kept(network: VideoUNet, x: torch.Tensor, told: Condition) -> tuple[float, float, torch.Tensor]:
+    """Bytes kept for the way back, in bf16: in all, what enters the blocks included, and for the block that keeps most;
+    and what the way begins at."""
     held: dict[int, int] = {}
+    alive: list[torch.Tensor] = []  # so that no two have the same address
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
         if not isinstance(tensor, torch.nn.Parameter):
-            held[id(tensor.untyped_storage())] = 2 * tensor.numel()
+            held[tensor.untyped_storage()._cdata] = 2 * tensor.numel()
             alive.append(tensor)
         return tensor
 
-    alive: list[torch.Tensor] = []  # so that no two have the same id
-    counter = FlopCounterMode(display=False)
-    with counter, torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        loss = network(x, torch.zeros(x.shape[:2], device="meta"), told).square().mean()
-    with counter:
-        loss.backward()
-    return float(sum(held.values())), float(counter.get_total_flops())
+    before, blocks = list[float](), [0.0]
+
+    def enters(block: torch.nn.Module, given: Any) -> None:
+        keep(given[0])
+        before.append(sum(held.values()))
+
+    def leaves(block: torch.nn.Module, given: Any, out: Any) -> None:
+        blocks.append(sum(held.values()) - before.pop())
+
+    hooks = [hook for block in network.modules() if isinstance(block, BLOCKS)
+             for hook in (block.register_forward_pre_hook(enters), block.register_forward_hook(leaves))]  # fmt: skip
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        loss = network(x, torch.zeros(x.shape[:2]), told).square().mean()
+    for hook in hooks:
+        hook.remove()
+    return float(sum(held.values())), max(blocks), loss
 
 
 def rows(work: Work, machine: Machine, counts: list[int], share: float) -> Iterator[str]:
-    """Lines of a Markdown table, the first of the choices that fits for every count."""
+    """Lines of a Markdown table, one for every count."""
     for gpus in counts:
         if work.batch % gpus:  # the nearest batch that divides
             work = Work(**{**vars(work), "batch": max(1, round(work.batch / gpus)) * gpus})
@@ -183,12 +196,14 @@ def rows(work: Work, machine: Machine, counts: list[int], share: float) -> Itera
         if not found:
             yield f"| {work.name} | {gpus} | {work.batch} | - | does not fit | | | | | |"
             continue
-        (sharded, again), best = min(found, key=lambda pair: (pair[1].seconds, pair[0]))
+        quick = NEAR * min(s.seconds for _, s in found)
+        (sharded, again), best = next(pair for pair in found if pair[1].seconds <= quick)
         told = f"loop.strategy={'fsdp' if sharded else 'ddp'} loop.accumulate={best.accumulate}"
+        told += " loop.recompute=true" if again else ""
         yield (
             f"| {work.name} | {gpus} | {work.batch} | {best.seconds:.3g} s | {best.compute:.3g} s | "
             f"{best.moved / GB:.3g} GB, {1000 * best.exposed:.3g} ms not hidden | {best.state / GB:.3g} GB | "
-            f"{best.activations / GB:.3g} GB of {best.part} | {best.limit} | `{told}{' loop.recompute=true' if again else ''}` |"
+            f"{best.activations / GB:.3g} GB of {best.part} | {best.limit} | `{told}` |"
         )
 
 
