@@ -232,7 +232,7 @@ class Writer:
         self._entries = []
 
     def _flush_boxes(self) -> None:
-        self._boxes.write(box_table(*self._boxed), BOX_GROUP)
+        self._boxes.write(box_table(*self._boxed), 2 * BOX_GROUP)  # one group, where the last clip is not huge
         self._boxed, self._count = [], 0
 
     def __enter__(self) -> "Writer":
@@ -450,8 +450,9 @@ class Index:
         The rows of a clip usually follow each other, in no order of the clips: one column is read once, and no order
         or statistics are asked of who wrote the table.
         """
-        runs = [(hash(word), first, count) for word, first, count in self._boxes.runs("clip_id")]
-        found = np.array(runs, np.int64).reshape(-1, 3)
+        runs = self._boxes.runs("clip_id")
+        numbers = (number for word, first, count in runs for number in (hash(word), first, count))
+        found = np.fromiter(numbers, np.int64).reshape(-1, 3)
         keys, firsts, counts = found[np.argsort(found[:, 0], kind="stable")].T.copy()
         return keys, firsts, counts
 

@@ -270,15 +270,12 @@ class Sequences(Listed[Sequence]):
 
 
 def _numbers(part: pa.Table) -> list[np.ndarray]:
+    """Shard, offset, frames, night, cars and split as numbers, where what is unknown is ``LACKS``."""
     night = pc.fill_null(part.column("night").cast(pa.int8()), LACKS)
     cars = pc.fill_null(part.column("cars"), LACKS)
     split = np.array([SPLITS.get(word, LACKS) for word in part.column("split").to_pylist()], np.int8)
-    return [
-        *(part.column(n).to_numpy() for n in ("shard", "offset", "frames")),
-        night.to_numpy(),
-        cars.to_numpy(),
-        split,
-    ]
+    places = [part.column(name).to_numpy() for name in ("shard", "offset", "frames")]
+    return [*places, night.to_numpy(), cars.to_numpy(), split]
 
 
 class LatentCache:

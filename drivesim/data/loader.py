@@ -6,7 +6,7 @@ import signal
 from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -85,7 +85,7 @@ class Numbered:
         return place, number - (int(self._ends[place - 1]) if place else 0)
 
 
-class Windows(Sequence[Window]):
+class Windows:
     """The windows of ``entries``, each made when it is asked for: 12 bytes a clip are held.
 
     Args:
@@ -99,7 +99,7 @@ class Windows(Sequence[Window]):
     def __len__(self) -> int:
         return len(self._numbered)
 
-    def __getitem__(self, number: Any) -> Any:
+    def __getitem__(self, number: int) -> Window:
         place, n = self._numbered.find(number)
         return window(self.entries[place], n, self.frames, self.fps)
 
@@ -123,9 +123,8 @@ class Clips(Dataset[Item]):
         captioned: bool = False,
         unseen: Index | None = None,
     ):
-        self.held, self.frames, self.fps, self.size, self.order, self.crop = (
-            held, held.frames, held.fps, size, order, crop,
-        )  # fmt: skip
+        self.held, self.frames, self.fps = held, held.frames, held.fps
+        self.size, self.order, self.crop = size, order, crop
         self.quarantine: Path | None = None
         self._bad: set[str] = set()
         self.boxes, self.captioned, self.unseen = boxes, captioned, unseen

@@ -34,7 +34,7 @@ class Order:
 
 @lru_cache(maxsize=4)
 def _permutation(seed: int, epoch: int, count: int) -> np.ndarray:
-    return randomness.generator(seed, "order", epoch).permutation(count)
+    return randomness.generator(seed, "order", epoch).permutation(count).astype(np.uint32)  # every worker holds its own
 
 
 class Batches(Sampler[list[int]]):
