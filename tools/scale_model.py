@@ -100,13 +100,13 @@ class Step:
 
 
 def step(work: Work, machine: Machine, gpus: int, share: float, sharded: bool, recompute: bool) -> Step | None:
-    """A step on ``gpus``; None where even one sample at a time does not fit.
+    """A step on ``gpus``, which divide its batch; None where even one sample at a time does not fit.
 
     Bytes: DDP's ring sends and receives 2 (n - 1) / n of the gradients in float32. FSDP gathers the weights for the way
     there and again for the way back, and scatters the gradients: 3 (n - 1) / n, of which the weights' two also for what
     is frozen. All but the last tenth of it runs beside the way back.
     """
-    own = work.batch / gpus
+    own = work.batch // gpus
     gradients, weights = FLOAT * work.trained, FLOAT * work.parameters
     ring = (gpus - 1) / gpus
     moved = ring * ((2 * weights + gradients) if sharded else 2 * gradients)
@@ -116,12 +116,12 @@ def step(work: Work, machine: Machine, gpus: int, share: float, sharded: bool, r
     fits = int((SPARE * machine.memory - held) // each)
     if fits < 1:
         return None
-    accumulate = next(n for n in range(1, work.batch + 1) if own / n <= fits or n >= own)
+    accumulate = next(n for n in range(1, own + 1) if own % n == 0 and own // n <= fits)
     compute = own * work.flops * (4 / 3 if recompute else 1) / (share * machine.peak)
     exchange = moved * (accumulate if sharded else 1) / machine.link(gpus)
     hidden = min(0.9 * exchange, (2 / 3) * compute)
     optimiser = 7 * gradients / (gpus if sharded else 1) / machine.bandwidth  # reads and writes of AdamW and average
-    part = max(1, round(own / accumulate))
+    part = own // accumulate
     return Step(compute, optimiser, hidden, exchange - hidden, moved, held, part * each, part, accumulate)
 
 
