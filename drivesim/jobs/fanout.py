@@ -105,10 +105,12 @@ class Engine:
             else:
                 cores = self.count(device) * threads
                 ray.init(address="local", num_cpus=cores, object_store_memory=STORE, **quiet)
-        except (ConnectionError, ValueError, RuntimeError, TimeoutError) as problem:
-            words = " ".join(str(problem).split())[:200]
-            where = f"--ray-address {self.joined}" if self.joined else "--engine ray"
-            raise Mistake(f"Ray cannot be used: {words}", where=where) from None
+        except (ConnectionError, ValueError, RuntimeError, TimeoutError, ray.exceptions.RayError) as problem:
+            what = f"Ray cannot be used: {' '.join(str(problem).split())[:200]}"
+            if not self.joined:
+                raise Mistake(what, where="--engine ray") from None
+            mend = "does 'ray status' answer there? A cluster with a token is joined with RAY_AUTH_MODE=token"
+            raise Mistake(what, where=f"--ray-address {self.joined}", mend=mend) from None
         try:
             there = ray.cluster_resources()
             fits = int(there.get("CPU", 0)) // threads
