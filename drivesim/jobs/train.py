@@ -143,7 +143,7 @@ def _train(
     if begin >= loop.steps and team.first(lambda: _holds(target, begin)):
         return target  # nothing is left to train
 
-    def built_anew(settings: Any = settings, begin: int = begin) -> Built:
+    def built_anew() -> Built:
         # initial weights alone are torch's; order and noise have keys of their own
         with torch.random.fork_rng(devices=[]), config.located(file, overrides):
             torch.manual_seed(settings.loop.seed)
@@ -157,9 +157,14 @@ def _train(
 
     def rehearsed() -> None:
         own, taken = loop.of_one(team.size), begin * loop.accumulate
-        settled, parts = replace(settings, loop=own), loop.batch // own.batch
+
+        def part() -> Built:
+            built = built_anew()
+            built.stage.loop = own
+            return built
+
         try:
-            rehearse(stage, lambda: built_anew(settled, taken), own, taken, out, device, log is None, parts)
+            rehearse(stage, part, own, taken, out, device, log is None, loop.batch // own.batch)
         except Mistake as mistake:
             if own.batch == loop.batch or "loop.batch" not in (mistake.mend or ""):
                 raise
