@@ -18,7 +18,7 @@ from drivesim.rollout.plan import Window, video_frame
 from drivesim.rollout.tracks import Track, Tracks
 from drivesim.scene import VIDEO_FPS
 
-MARGIN = 0.1  # of a box's sides, by which its place is wider than the box
+LEAST = 0.25  # of a cell's side, that a box has to reach into it: the decoder spreads a cell over its neighbours
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +56,7 @@ class Kept:
 
 
 def places(before: Tracks, after: Tracks, times: Sequence[Fraction], cells: tuple[int, int]) -> np.ndarray:
-    """``T h w`` bool: the cells touched by a box that is not the same in both, widened by ``MARGIN`` of its sides."""
+    """``T h w`` bool: the cells touched by a box that is not the same in both."""
     (h, w), sides = cells, [{track.id: track for track in tracks.tracks} for tracks in (before, after)]
     touched = np.zeros((len(times), h, w), bool)
     for id in dict.fromkeys([*sides[0], *sides[1]]):
@@ -67,11 +67,15 @@ def places(before: Tracks, after: Tracks, times: Sequence[Fraction], cells: tupl
                 continue
             for pose in filter(None, poses):
                 x0, y0, x1, y1 = pose[1]
-                wide, high = MARGIN * (x1 - x0), MARGIN * (y1 - y0)
-                rows = slice(max(0, int(np.floor((y0 - high) * h))), max(0, int(np.ceil((y1 + high) * h))))
-                columns = slice(max(0, int(np.floor((x0 - wide) * w))), max(0, int(np.ceil((x1 + wide) * w))))
-                touched[n, rows, columns] = True
+                touched[n, _cells(y0, y1, h), _cells(x0, x1, w)] = True
     return touched
+
+
+def _cells(low: float, high: float, count: int) -> slice:
+    """Those that a side reaches into by ``LEAST``; one at least, of a side that is inside of the frame."""
+    first, last = int(np.floor(low * count + LEAST)), int(np.ceil(high * count - LEAST))
+    first, last = (first, last) if last > first else (int(low * count), int(low * count) + 1)
+    return slice(max(0, first), max(0, last))
 
 
 def _pose(track: Track | None, time: Fraction) -> tuple[str, tuple[float, float, float, float]] | None:

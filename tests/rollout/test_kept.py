@@ -124,14 +124,17 @@ def test_what_cannot_be_kept(run: Path, tmp_path: Path) -> None:
 
 def test_places() -> None:
     a = Track("a", "car", (Key(0, (0.0, 0.0, 0.25, 0.5)), Key(10, (0.0, 0.0, 0.25, 0.5))))
-    b = Track("b", "car", (Key(0, (0.5, 0.5, 0.74, 0.74)), Key(10, (0.5, 0.5, 0.74, 0.74))))
+    b = Track("b", "car", (Key(0, (0.5, 0.5, 0.76, 0.8)), Key(10, (0.5, 0.5, 0.76, 0.8))))
     before, cells, times = Tracks((a, b)), (4, 8), [Fraction(1), Fraction(11)]
     assert not places(before, before, times, cells).any()
     gone = places(before, before.edited([Edit("delete", "b")]), times, cells)
     expected = np.zeros((4, 8), bool)
-    expected[1:4, 3:7] = True  # two and a bit by three and a bit cells, widened by a tenth of two to a side
+    expected[2:3, 4:6] = True  # one cell high and two wide: what it has of the others is less than a quarter
     assert np.array_equal(gone[0], expected) and not gone[1].any()
     truck = places(before, before.edited([Edit("class", "a", to="truck")]), times, cells)[0]
-    assert truck[:3, :3].all() and truck.sum() == 9
+    assert truck[:2, :2].all() and truck.sum() == 4
+    small = Track("c", "car", (Key(0, (0.99, 0.49, 0.999, 0.51)), Key(10, (0.99, 0.49, 0.999, 0.51))))
+    one = places(Tracks((small,)), Tracks(), times, cells)[0]
+    assert one.sum() == 1 and one[1, 7], "and never none"
     apart = Tracks((replace(a, keys=tuple(replace(k, box=(9.0, 0.0, 9.5, 1.0)) for k in a.keys)),))
     assert not places(apart, Tracks(), times, LATENT[1:]).any(), "outside of the frame"
