@@ -52,7 +52,7 @@ class Roller:
 
     Args:
         weights, device, precision, backbone, temporal: see ``run``.
-        settings, export, parent, at: see ``run``, too.
+        settings, export, parent, at, keep: see ``run``, too.
         command: a word that no other command has; see ``journal.owned``.
     """
 
@@ -65,6 +65,7 @@ class Roller:
     export: str | None
     parent: Path | None
     at: Fraction | None
+    keep: bool
     command: str
 
     @cached_property
@@ -73,7 +74,7 @@ class Roller:
 
     def __call__(self, task: Task) -> list[str]:
         """Makes or finishes the video, whether its folder was free is known already; returns what is said of it."""
-        branch = None if self.parent is None or self.at is None else part(self.parent, self.at)
+        branch = None if self.parent is None or self.at is None else part(self.parent, self.at, self.keep)
         settings = branch.settings if branch else config.load(RolloutConfig, None, list(self.settings))
         rollout = _prepared(self.stack, task, settings, branch)
         told: dict[str, Any] = {"argv": sys.argv, "title": task.title, "export": _formats(self.export)}
@@ -175,9 +176,8 @@ def run(
             if crew.far:
                 del stack, rollouts, left  # each worker has its own
                 kind = torch.device(device).type
-                roller = Roller(
-                    weights, kind, precision, backbone, temporal, tuple(settings or ()), export, parent, at, uuid4().hex
-                )
+                given, command = tuple(settings or ()), uuid4().hex
+                roller = Roller(weights, kind, precision, backbone, temporal, given, export, parent, at, keep, command)
                 for lines in crew.map(roller, tasks, "scenarios", lambda task: task.folder):
                     _say(lines)
             else:

@@ -48,6 +48,23 @@ def test_several_seeds_of_several_scenarios(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("mocked")
+def test_a_worker_makes_what_the_command_makes(tmp_path: Path) -> None:
+    """A run, and a branch of it; its second try goes on with what the first left, and changes nothing."""
+    one, edit = tmp_path / "one", tmp_path / "edit.yaml"
+    edit.write_text("labels: {night: true}\n")
+    generate.run(None, tmp_path, one, minutes=0.2, seeds=[7], settings=QUICK)
+    generate.run(None, tmp_path, tmp_path / "two", parent=one, at=Fraction(8), edit=edit)
+    for name, parent, at in (("one", None, None), ("two", one, Fraction(8))):
+        made = generate.scenarios.load(tmp_path / name / "scenario.yaml")
+        task = generate.Task(tmp_path / f"by-worker-{name}", name, made, 7, None)
+        worker = generate.Roller(tmp_path, "cpu", "32", None, None, tuple(QUICK), None, parent, at, False, "word")
+        said = worker(task)
+        assert said == worker(task) and "video.mp4" in said[0]
+        for file in ("video.mp4", "journal.jsonl", "plan.json", "labels.parquet"):
+            assert (task.folder / file).read_bytes() == (tmp_path / name / file).read_bytes(), (name, file)
+
+
+@pytest.mark.usefixtures("mocked")
 def test_a_scenario_as_it_was_run_runs_again(tmp_path: Path) -> None:
     generate.run(None, tmp_path, tmp_path / "a", minutes=0.05, seeds=[7], settings=QUICK)
     generate.run(tmp_path / "a" / "scenario.yaml", tmp_path, tmp_path / "b", settings=QUICK)
