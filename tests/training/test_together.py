@@ -67,7 +67,10 @@ def close(one: dict[str, Tensor], two: dict[str, Tensor]) -> None:
         assert apart < 2e-3, f"{name} is {apart:.2g} apart"
 
 
-@pytest.mark.parametrize("name", ["image", "keyframes", "autoencoder adversary"])
+LONG = [pytest.param(name, marks=pytest.mark.slow) for name in ("keyframes", "autoencoder adversary")]
+
+
+@pytest.mark.parametrize("name", ["image", *LONG])
 def test_two_are_as_one(name: str, tmp_path: Path) -> None:
     settings = loop(steps=20, batch=4, ema=0.9, lr=1e-3)
     one = alone(name, tmp_path / "one", settings)
@@ -86,6 +89,7 @@ def test_parts_one_after_another_are_as_one_batch(name: str, tmp_path: Path) -> 
     close(two, one)
 
 
+@pytest.mark.slow
 def test_parts_and_processes_together(tmp_path: Path) -> None:
     """An autoencoder and its adversary: the adaptive weight is that of the whole batch."""
     settings = loop(steps=10, batch=4, ema=0.9, lr=1e-3)
@@ -120,6 +124,7 @@ def test_activations_that_are_computed_again_change_nothing_but_memory(name: str
     assert held[1] < 0.7 * held[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 def test_a_sharded_checkpoint_of_two_goes_on_in_one_and_in_four(strategy: str, tmp_path: Path) -> None:
     settings = loop(steps=8, batch=4, ema=0.9, lr=1e-3, checkpoint="sharded", strategy=strategy)
@@ -185,6 +190,7 @@ def doomed(out: Path, settings: LoopConfig) -> list[str]:
     return [str(told.value)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["whole", "sharded"])
 def test_a_process_killed_in_the_middle_and_the_job_begun_again(kind: str, tmp_path: Path) -> None:
     """The other one does not wait for ever; resumed by as many processes, it is the run that was left alone."""
@@ -211,6 +217,7 @@ def spoil(out: Path, settings: LoopConfig) -> list[Any]:
     return [made.skipped, {key: value.clone() for key, value in made.state_dict().items()}]
 
 
+@pytest.mark.slow
 def test_a_bad_step_of_one_is_skipped_by_all(tmp_path: Path) -> None:
     (skipped, first), (also, second) = together(2, spoil, tmp_path, loop(steps=5, batch=4))
     assert skipped == also == 1
