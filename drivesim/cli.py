@@ -374,7 +374,8 @@ def _train(args: argparse.Namespace) -> None:
 
     out = args.out or Path("runs") / stage
     device = _chosen(args.device)
-    train.run(stage, file, overrides, out, args.seed, device, args.resume, args.print_config, args.dry_run, args.devices)
+    more = args.resume, args.print_config, args.dry_run, args.devices
+    train.run(stage, file, overrides, out, args.seed, device, *more)
 
 
 def _generate_options(parser: Parser) -> None:
@@ -399,6 +400,7 @@ def _generate_options(parser: Parser) -> None:
     parser.add_argument("--from", dest="parent", type=Path, metavar="RUN", help="another future of a run, from --at on")
     parser.add_argument("--at", type=seconds, metavar="SECOND", help="where a branch parts from its run")
     parser.add_argument("--edit", type=Path, metavar="FILE", help="what the branch changes: boxes, edits, labels, ...")
+    parser.add_argument("--keep", action="store_true", help="the branch changes nothing but where boxes change")
     parser.add_argument("--resume", action="store_true", help="go on where an interrupted run in --out stopped")
     parser.add_argument("--precision", choices=("32", "bf16"), default="bf16", help="of the networks (default bf16)")
     _engine(parser, "a scenario and seed")
@@ -430,6 +432,7 @@ def _generate(args: argparse.Namespace) -> None:
         parent=args.parent,
         at=args.at,
         edit=args.edit,
+        keep=args.keep,
         prompt=args.prompt,
         temporal_prompt=args.temporal_prompt,
         backbone=args.backbone,

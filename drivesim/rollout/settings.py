@@ -34,6 +34,10 @@ class SamplerConfig:
     offset: int = 0
     end: End = "zero"
 
+    def __post_init__(self) -> None:
+        if self.steps is not None and self.steps < 1:
+            raise Mistake(f"{self.steps} steps are not enough", field="steps", mend="take at least 1")
+
     def build(self, denoiser: Denoiser) -> tuple[Sampler, Levels]:
         """The sampler and its levels on ``denoiser``'s schedule; a Mistake where they do not fit."""
         steps = self.steps or denoiser.steps or STEPS

@@ -70,12 +70,12 @@ def test_encode(calls: list) -> None:
 def test_train_takes_options_in_any_order(calls: list, line: str) -> None:
     assert run(line) == 0
     overrides = ["steps=3", "net.width=[1,2]"]
-    assert calls == [(("image", Path("c.yaml"), overrides, Path("runs/image"), 5, "cpu", True, True, True), {})]
+    assert calls == [(("image", Path("c.yaml"), overrides, Path("runs/image"), 5, "cpu", True, True, True, 1), {})]
 
 
 def test_train_without_a_file(calls: list) -> None:
     assert run("train autoencoder a=1 --device cpu --out o") == 0
-    assert calls == [(("autoencoder", None, ["a=1"], Path("o"), None, "cpu", False, False, False), {})]
+    assert calls == [(("autoencoder", None, ["a=1"], Path("o"), None, "cpu", False, False, False, 1), {})]
 
 
 def test_generate(calls: list) -> None:
@@ -101,6 +101,7 @@ def test_generate(calls: list) -> None:
         "parent": None,
         "at": None,
         "edit": None,
+        "keep": False,
         "prompt": "fog",
         "temporal_prompt": "rain",
         "backbone": Path("b"),
@@ -154,7 +155,7 @@ def test_weights(calls: list) -> None:
 
 def test_report_demo_doctor(calls: list) -> None:
     assert run("report r") == run("demo --seed 4 --device cpu") == run("doctor") == 0
-    assert calls == [((Path("r"),), {}), ((Path("runs/demo"), 4, "cpu"), {}), ((None,), {})]
+    assert calls == [((Path("r"),), {}), ((Path("runs/demo"), 4, "cpu"), {"train": False}), ((None,), {})]
 
 
 def test_the_jobs_take_what_the_command_gives() -> None:
@@ -171,7 +172,7 @@ def test_the_jobs_take_what_the_command_gives() -> None:
     assert list(compare.parameters) == "a b out pairs seconds size fps seed conditioned".split()
     generate = inspect.signature(importlib.import_module("drivesim.jobs.generate").run)
     words = "scenario weights out opening minutes seeds size fps device resume settings precision"
-    words += " keep_opening dry_run export parent at edit prompt temporal_prompt backbone temporal engine"
+    words += " keep_opening dry_run export parent at edit keep prompt temporal_prompt backbone temporal engine"
     assert set(generate.parameters) == set(words.split())
 
 
