@@ -2,8 +2,8 @@
 
     python tools/sheet.py runs/day runs/night --out docs/gallery.jpg [--frames 8] [--at 0 10 30] [--boxes] [--wrap 12]
 
-A run folder stands for its video. ``--boxes`` draws those that are known of it; ``--wrap`` breaks a long row into rows of
-so many frames.
+A run folder stands for its video. ``--boxes`` draws those that are known of it; ``--wrap`` breaks a long row into rows
+of so many frames.
 """
 
 import argparse
