@@ -1,7 +1,11 @@
 """Hostile files at the doors of the command: nothing runs, nothing is called, nothing outside of the folder is read."""
 
+import ctypes
+import importlib
 import json
 import os
+import pickle
+import pkgutil
 import re
 import resource
 import shutil
@@ -11,14 +15,32 @@ from pathlib import Path
 
 import pytest
 
-from drivesim import cli
+from drivesim import cli, jobs
 from tests.rollout.mock import stack
 
-from .hostile import HOSTILE, SCRIPT, Hostile
+from .hostile import HOSTILE, SCRIPT, Hostile, Payload
 from .trap import Trap, armed, trap
 
 GIB = 1 << 30
 CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f]")  # what may steer a terminal; a line break may not
+
+
+@pytest.fixture(scope="module", autouse=True)
+def commands() -> None:
+    """All commands are imported before a trap is set: some imports of theirs load libraries, which no file has asked
+    for."""
+    for module in pkgutil.iter_modules(jobs.__path__):
+        importlib.import_module(f"{jobs.__name__}.{module.name}")
+
+
+def test_a_trap_springs(tmp_path: Path) -> None:
+    with trap(tmp_path) as set_up:
+        payload = pickle.dumps(Payload(set_up.canary))
+        with armed(set_up):
+            pickle.loads(payload)
+            ctypes.CDLL("libc.so.6")
+            set_up.text.read_bytes()
+        assert [line.split(":")[0] for line in set_up.sprung] == ["ctypes.dlopen", "executed"] + 2 * ["read outside"]
 
 
 def test_they_are_numbered_and_more_than_thirty() -> None:
@@ -70,4 +92,4 @@ def test_the_same_where_there_is_no_network(tmp_path: Path) -> None:
     environment = {**os.environ, "NO_NETWORK": "1"}
     root = Path(__file__).parents[2]
     done = subprocess.run([*command, __file__], capture_output=True, text=True, env=environment, cwd=root)
-    assert done.returncode == 0 and f"{len(HOSTILE) + 1} passed" in done.stdout, done.stdout[-3000:]
+    assert done.returncode == 0 and f"{len(HOSTILE) + 2} passed" in done.stdout, done.stdout[-3000:]
