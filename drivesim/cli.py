@@ -296,6 +296,9 @@ def _index_options(parser: Parser) -> None:
     )
     parser.add_argument("--captions", type=Path, metavar="FILE", help="CSV with the columns path,caption")
     parser.add_argument("--seed", type=seed, default=0, metavar="S", help="of a rendered source (default 0)")
+    parser.add_argument(
+        "--join", type=Path, action="append", metavar="INDEX", help="SOURCE is an index; one of both, or of more"
+    )
     _out(parser, "runs/index")
 
 
@@ -303,6 +306,12 @@ def _index(args: argparse.Namespace) -> None:
     from drivesim.jobs import index
 
     (source,) = _paths(args, "SOURCE")
+    if args.join:
+        for name in ("recipe", "labels", "format", "captions"):
+            if getattr(args, name) is not None:
+                raise Mistake("belongs to what is not indexed yet", where=f"--{name}", mend="leave it or --join out")
+        index.join([source, *args.join], args.out or Path("runs/index"))
+        return
     index.run(source, args.out or Path("runs/index"), args.recipe, args.seed, args.labels, args.format, args.captions)
 
 
@@ -593,7 +602,7 @@ def _weights(args: argparse.Namespace) -> None:
 
 COMMANDS = {
     "index": Command(
-        "SOURCE [--recipe FILE] [--labels PLACE] [--format F] [--captions FILE] [--out DIR] [--seed S]",
+        "SOURCE [--recipe FILE] [--labels PLACE] [--format F] [--captions FILE] [--join INDEX] [--out DIR] [--seed S]",
         "list the clips of a folder of videos or numbered images, with day or night measured",
         "drivesim index ~/dashcam --out runs/index",
         _index_options,

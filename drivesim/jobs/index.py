@@ -1,7 +1,7 @@
 """``drivesim index``: a folder of clips, or the rendered world, becomes an index."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from fractions import Fraction
@@ -13,10 +13,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import track
 
-from drivesim import world
+from drivesim import weights, world
 from drivesim.data import video
 from drivesim.data.annotations import Remarks
-from drivesim.data.index import QUARANTINE, Entry, Index, Rows, whole_folder
+from drivesim.data.index import QUARANTINE, Entry, Index, Rows, Writer, whole_folder
 from drivesim.data.sources import Recipe, build, load_recipe, measure, rendered
 from drivesim.errors import Mistake
 from drivesim.scene import Boxes
@@ -71,6 +71,30 @@ def run(
         made = build(source, out, rules, lambda files: track(files, "indexing", transient=True), remarks)
     _tell(made, remarks)
     return out
+
+
+def join(sources: Sequence[Path], out: Path) -> Path:
+    """Several finished indexes become one in ``out``: every clip with its boxes, and on its side of the split.
+
+    Raises:
+        Mistake: one of them is no index, a clip is in two of them, or ``out`` is taken.
+    """
+    found, held = [Index.open(source) for source in sources], dict[str, Path]()
+    for opened in found:
+        for entry in opened.entries:
+            if entry.clip_id in held:
+                what = f"holds a clip that {held[entry.clip_id]} holds, too: {entry.path}"
+                raise Mistake(what, where=opened.folder, mend="leave it out of one of the indexes")
+            held[entry.clip_id] = opened.folder
+    with whole_folder(Path(out)) as part:
+        with Writer(part) as writer:
+            for opened in found:
+                for entry in opened.entries:
+                    writer.add(entry, opened.boxes(entry.clip_id))
+        lines = b"".join((opened.folder / QUARANTINE).read_bytes() for opened in found)
+        weights.write_atomic(part / QUARANTINE, lines)
+    _tell(Index.open(out), Remarks())
+    return Path(out)
 
 
 def render(recipe: Recipe, out: Path, seed: int) -> Index:

@@ -2,7 +2,6 @@
 
 from itertools import pairwise
 
-import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
