@@ -24,10 +24,11 @@ class Stop:
 
     Args:
         until: what is finished first, for the line that is printed at once.
+        speaks: whether it is printed; of several processes at one job the first speaks.
     """
 
-    def __init__(self, until: str, *signals: signal.Signals):
-        self.until, self.signals, self.asked = until, signals, False
+    def __init__(self, until: str, *signals: signal.Signals, speaks: bool = True):
+        self.until, self.signals, self.speaks, self.asked = until, signals, speaks, False
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> "Stop":
@@ -47,6 +48,8 @@ class Stop:
         if self.asked:
             raise KeyboardInterrupt
         self.asked = True
+        if not self.speaks:
+            return
         text = f"{signal.Signals(number).name}: stops after this {self.until}; a second signal stops at once\n"
         with suppress(OSError):
             os.write(2, text.encode())  # print may be what the signal has come into

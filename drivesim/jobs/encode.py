@@ -230,7 +230,7 @@ def _is_done(out: Path, about: About, resume: bool) -> bool:
             return True
         raise Mistake("holds another cache", where=out, mend=ANOTHER)
     if not (out / BEGUN).is_file():
-        raise Mistake("exists already and is not empty", where=out, mend="remove it, or choose another --out")
+        raise Mistake("exists already and is not empty", where=out, mend=ANOTHER)
     if not resume:
         raise Mistake("holds a part of a cache", where=out, mend=f"--resume goes on with it; or {ANOTHER}")
     try:

@@ -289,7 +289,8 @@ def train(
     strategy = _strategy(stage, average) if devices * nodes > 1 else None
     if hasattr(stage, "pictures") and (rank == 0 or isinstance(strategy, together.Shards)):
         callbacks.append(Pictures(out / "samples", loop.sample_every, average))
-    with quiet(), Stop("step", signal.SIGTERM, signal.SIGUSR1, signal.SIGINT) as stop, weights.writing(out):
+    stopping = Stop("step", signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, speaks=rank == 0)
+    with quiet(), stopping as stop, weights.writing(out):
         callbacks.append(Checkpoints(out, loop.checkpoint_every, loop.checkpoints_kept, stop))
         store = checkpoints.Store(loop.checkpoint == "sharded")
         more: dict[str, Any] = {} if strategy is None else {"strategy": strategy, "num_nodes": nodes}

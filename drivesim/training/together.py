@@ -25,10 +25,9 @@ from drivesim.models.temporal import ResnetSite, TransformerSite
 from drivesim.models.unet import Resnet, Transformer
 
 PATIENCE = timedelta(minutes=30)  # that one process may keep the others waiting, for a preflight or for pictures
-UNITS = (Resnet, Transformer, ResnetSite, TransformerSite)  # what is gathered, and computed again, as a whole
-
-
+UNITS = (Resnet, Transformer, ResnetSite, TransformerSite)  # blocks whose weights are gathered as a whole
 LOST = ("gloo", "nccl", "process group", "connection closed by peer", "connection reset by peer")
+_APART = ContextVar("apart", default=False)
 
 
 def lost(problem: BaseException) -> bool:
@@ -39,9 +38,6 @@ def lost(problem: BaseException) -> bool:
 
 class Agreed(Mistake):
     """A mistake that every process of a training comes to in the same step: one of them tells it."""
-
-
-_APART = ContextVar("apart", default=False)
 
 
 @contextmanager
