@@ -300,7 +300,6 @@ class ClipData(Ordered):
         crop: ``(H, W)`` of a part of the frames to give instead of the whole, the same part of all frames of a window,
             anywhere in ``size``.
         enlarge: False leaves out clips whose frames would have to be enlarged: there is no fine detail in them.
-
         boxes: True adds the fields of ``FrameBoxes``; not together with ``crop``.
 
     ``digest`` names the data. A clip that cannot be decoded is passed over, and told in the file ``quarantine``, where

@@ -193,7 +193,8 @@ def _all(takes: list[Callable[[], Entry]], together: bool) -> Generator[Entry | 
     if not together:
         yield from map(_try, takes)
         return
-    workers = min(len(os.sched_getaffinity(0)), MOST_WORKERS)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    workers = min(cores, MOST_WORKERS)
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         waiting = deque[Future[Entry | Mistake]]()
         try:

@@ -14,6 +14,7 @@ import torch
 from drivesim import __version__, weights
 from drivesim.data import video
 from drivesim.errors import Mistake
+from drivesim.jobs.processes import cores
 from drivesim.metrics import builtin
 
 PACKAGES = (
@@ -60,10 +61,9 @@ def _version(package: str) -> str:
 
 
 def _cpu() -> str:
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / GIB
     vectors = torch.backends.cpu.get_cpu_capability()
-    return f"{usable} cores, {torch.get_num_threads()} threads of torch, {memory:.0f} GiB, {vectors}"
+    return f"{cores()} cores, {torch.get_num_threads()} threads of torch, {memory:.0f} GiB, {vectors}"
 
 
 def _gpus() -> list[tuple[str, str]]:

@@ -22,6 +22,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from drivesim import __version__
 from drivesim.errors import Interrupted, Mistake
 from drivesim.jobs.preflight import Estimate, Room, check_memory
+from drivesim.jobs.processes import cores
 from drivesim.rollout import memory
 from drivesim.signals import Stop
 
@@ -73,8 +74,7 @@ class Engine:
         """How many tasks will be under way at a time on this machine; of a cluster, which has not been asked, one."""
         if not self.far or self.joined:
             return 1
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        fitting = torch.cuda.device_count() if torch.device(device).type == "cuda" else cores // (self.threads or 1)
+        fitting = torch.cuda.device_count() if torch.device(device).type == "cuda" else cores() // (self.threads or 1)
         return self.workers or max(1, fitting)
 
     @property
@@ -103,8 +103,7 @@ class Engine:
             if self.joined:
                 ray.init(address=self.joined, log_to_driver=False, logging_level=logging.ERROR)
             else:
-                cores = self.count(device) * threads
-                ray.init(address="local", num_cpus=cores, object_store_memory=STORE, **quiet)
+                ray.init(address="local", num_cpus=self.count(device) * threads, object_store_memory=STORE, **quiet)
         except (ConnectionError, ValueError, RuntimeError, TimeoutError, ray.exceptions.RayError) as problem:
             what = f"Ray cannot be used: {' '.join(str(problem).split())[:200]}"
             if not self.joined:

@@ -72,9 +72,9 @@ def processes(device: str, devices: int, patience: timedelta = PATIENCE) -> Iter
         Mistake: there are fewer devices than processes.
     """
     size, local = _started()
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    own = cores()
     if devices == 1 and size == 1:
-        yield Team(0, 1, torch.device(device), min(cores, READERS), lambda: None, lambda it: it)
+        yield Team(0, 1, torch.device(device), min(own, READERS), lambda: None, lambda it: it)
         return
     from lightning_fabric import Fabric
     from lightning_fabric.strategies import DDPStrategy
@@ -87,7 +87,7 @@ def processes(device: str, devices: int, patience: timedelta = PATIENCE) -> Iter
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # its lines on who is who are not for users
     fabric = Fabric(accelerator=kind, devices=local, num_nodes=nodes, strategy=DDPStrategy(timeout=patience))
     fabric.launch()
-    share = max(1, cores // local)
+    share = max(1, own // local)
     if kind == "cpu":
         torch.set_num_threads(share)
     try:
@@ -107,6 +107,11 @@ def processes(device: str, devices: int, patience: timedelta = PATIENCE) -> Iter
     finally:
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
+
+
+def cores() -> int:
+    """That this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _started() -> tuple[int, int]:
