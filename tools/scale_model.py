@@ -2,29 +2,40 @@
 
     python tools/scale_model.py
     python tools/scale_model.py --share 0.5 --stage image --gpus 8 64
+    python tools/scale_model.py --measure
 
 Counted: parameters, and the operations of a training step of one sample, by torch's counter on the meta device, of the
 networks that ``configs/driving`` describes. Assumed: the machine (``Machine``), the share of its peak that a step
-reaches, and how much of the exchange of gradients is hidden behind the way back. Every row it prints is simulated.
+reaches, and how much of the exchange of gradients is hidden behind the way back. Every row it prints is simulated, but
+for those of ``--measure``: there real steps of ``configs/tiny``, as the preflight tries them, are held against what is
+counted of the same networks.
 """
 
 import argparse
+import gc
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils.data import Dataset
 from torch.utils.flop_counter import FlopCounterMode
 
 from drivesim import config
 from drivesim.jobs.builders.latents import ImageRun, KeyframesRun
+from drivesim.jobs.preflight import Law
+from drivesim.models.autoencoder import Autoencoder, AutoencoderConfig
 from drivesim.models.temporal import TemporalLayers
 from drivesim.models.video import ImageModel, VideoUNet
+from drivesim.rollout import memory
 from drivesim.scene import Condition
+from drivesim.training.diffusion import ImageStage, KeyframeStage, Latents
 from drivesim.training.recompute import BLOCKS, recomputing
+from drivesim.training.trial import Trial, attempt
 
-CONFIGS = Path(__file__).resolve().parents[1] / "configs" / "driving"
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+SIZES = {"image": (64, 128), "keyframes": (4, 8)}  # batches whose memory is measured: a checkpoint takes less
 CELLS = (16, 32)  # of the latents: key-frames of 128x256 at f = 8, which two upsamplers make 512x1024
 FLOAT, GB, TERA = 4, 1e9, 1e12
 SPARE = 0.9  # of the memory, that may be planned with
@@ -99,6 +110,11 @@ class Step:
         return max(told, key=lambda name: told[name])
 
 
+def state(work: Work) -> float:
+    """Bytes of weights, gradients, two moments and the average. The average is a copy of all, what is frozen too."""
+    return FLOAT * (2 * work.parameters + 3 * work.trained)
+
+
 def step(work: Work, machine: Machine, gpus: int, share: float, sharded: bool, recompute: bool) -> Step | None:
     """A step on ``gpus``, which divide its batch; None where even one sample at a time does not fit.
 
@@ -110,8 +126,9 @@ def step(work: Work, machine: Machine, gpus: int, share: float, sharded: bool, r
     gradients, weights = FLOAT * work.trained, FLOAT * work.parameters
     ring = (gpus - 1) / gpus
     moved = ring * ((2 * weights + gradients) if sharded else 2 * gradients)
-    state = weights + 4 * gradients  # gradients, two moments, the average
-    held = state / gpus + 2 * weights / 20 if sharded else state  # beside its part two gathered blocks of some twenty
+    held = state(work)
+    if sharded:
+        held = held / gpus + 2 * weights / 20  # beside its part two gathered blocks of some twenty
     each = work.recomputed if recompute else work.kept
     fits = int((SPARE * machine.memory - held) // each)
     if fits < 1:
@@ -120,17 +137,16 @@ def step(work: Work, machine: Machine, gpus: int, share: float, sharded: bool, r
     compute = own * work.flops * (4 / 3 if recompute else 1) / (share * machine.peak)
     exchange = moved * (accumulate if sharded else 1) / machine.link(gpus)
     hidden = min(0.9 * exchange, (2 / 3) * compute)
-    optimiser = 7 * gradients / (gpus if sharded else 1) / machine.bandwidth  # reads and writes of AdamW and average
+    passed = 7 * gradients + 3 * weights  # reads and writes of AdamW, and of the average
+    optimiser = passed / (gpus if sharded else 1) / machine.bandwidth
     part = own // accumulate
     return Step(compute, optimiser, hidden, exchange - hidden, moved, held, part * each, part, accumulate)
 
 
-def works(names: list[str]) -> Iterator[Work]:
-    """Of the configurations in ``configs/driving``."""
-    for name in names:
-        image: Any = config.load(ImageRun, CONFIGS / "image.yaml", [])
-        settings: Any = config.load(KeyframesRun, CONFIGS / "keyframes.yaml", []) if name == "keyframes" else image
-        yield counted(name, image, settings)
+def loaded(name: str, folder: str) -> tuple[Any, Any]:
+    """The settings of the image model, and of the stage ``name``, in ``configs/folder``."""
+    image = config.load(ImageRun, CONFIGS / folder / "image.yaml", [])
+    return image, config.load(KeyframesRun, CONFIGS / folder / "keyframes.yaml", []) if name == "keyframes" else image
 
 
 def counted(name: str, image: Any, settings: Any) -> Work:
@@ -186,11 +202,10 @@ def _kept(network: VideoUNet, x: torch.Tensor, told: Condition) -> tuple[float, 
     return float(sum(held.values())), max(blocks), loss
 
 
-def rows(work: Work, machine: Machine, counts: list[int], share: float) -> Iterator[str]:
+def rows(asked: Work, machine: Machine, counts: list[int], share: float) -> Iterator[str]:
     """Lines of a Markdown table, one for every count."""
     for gpus in counts:
-        if work.batch % gpus:  # the nearest batch that divides
-            work = Work(**{**vars(work), "batch": max(1, round(work.batch / gpus)) * gpus})
+        work = replace(asked, batch=max(1, round(asked.batch / gpus)) * gpus)  # the nearest batch that divides
         choices = [(sharded, again) for sharded in (False, True) for again in (False, True)]
         found = [(c, s) for c in choices if (s := step(work, machine, gpus, share, *c)) is not None]
         if not found:
@@ -207,14 +222,70 @@ def rows(work: Work, machine: Machine, counts: list[int], share: float) -> Itera
         )
 
 
+class Noise(Dataset[dict[str, torch.Tensor]]):
+    """Samples of no content, with the shapes of those of a cache."""
+
+    def __init__(self, frames: int):
+        self.frames = frames
+
+    def __getitem__(self, sample: int) -> dict[str, torch.Tensor]:
+        labels = {name: torch.tensor(value) for name, value in (("night", 0), ("cars", 3), ("sample", sample))}
+        return {"moments": torch.randn(self.frames, 8, *CELLS), "fps": torch.tensor(1.875), **labels}
+
+
+def measured(name: str, image: Any, settings: Any) -> tuple[float, int]:
+    """Bytes that a sample more takes in real steps on this CPU, and those of a checkpoint."""
+    peaks, trial = dict[int, int](), attempted(name, image, settings, 1)  # the first loads what is loaded once
+    for batch in SIZES[name]:
+        gc.collect()
+        with memory.measured(torch.device("cpu")) as piece:
+            attempted(name, image, settings, batch)
+        assert piece.peak is not None, "needs Linux"
+        peaks[batch] = piece.peak
+    return Law(peaks).slope, trial.checkpoint_bytes
+
+
+def attempted(name: str, image: Any, settings: Any, batch: int) -> Trial:
+    """Two steps of the stage as it would be trained, and a checkpoint, as the preflight tries them."""
+    latents = Latents(torch.zeros(4), torch.ones(4), Autoencoder(AutoencoderConfig(channels=(8,), blocks=1, groups=4)))
+    given = (ImageModel(image.model), latents)
+    after = (image.schedule, settings.loss, replace(settings.loop, batch=batch))
+    if name == "keyframes":
+        stage: ImageStage = KeyframeStage(*given, settings.temporal, settings.context, *after)
+    else:
+        stage = ImageStage(*given, *after)
+    frames = settings.temporal.frames if name == "keyframes" else 1
+    return attempt(stage, Noise(frames), range(batch), "cpu", 0, timed=False)
+
+
+def held_against(names: list[str]) -> None:
+    """Prints what is counted of ``configs/tiny`` beside what real steps take: a checkpoint holds all of the state but
+    the gradients."""
+    print("MEASURED on this CPU, real steps of configs/tiny at latents of 16x32:\n")
+    print("| stage, batches | kept, a sample: counted | measured | ratio | state: counted | measured | ratio |")
+    print("|---|---|---|---|---|---|---|")
+    for name in names:
+        image, settings = loaded(name, "tiny")
+        work = counted(name, image, settings)
+        kept, checkpoint = measured(name, image, settings)
+        held = checkpoint + FLOAT * work.trained
+        cells = [f"{work.kept / 1e6:.1f} MB", f"{kept / 1e6:.1f} MB", f"{kept / work.kept:.2f}"]
+        cells += [f"{state(work) / 1e6:.1f} MB", f"{held / 1e6:.1f} MB", f"{held / state(work):.2f}"]
+        print(f"| {name}, {' and '.join(map(str, SIZES[name]))} | {' | '.join(cells)} |", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gpus", type=int, nargs="+", default=[1, 8, 40, 256])
     parser.add_argument("--share", type=float, default=0.40, help="of the peak that a step reaches (default 0.40)")
     parser.add_argument("--stage", choices=("image", "keyframes"), nargs="+", default=["image", "keyframes"])
+    parser.add_argument("--measure", action="store_true", help="holds what is counted against real, small steps")
     given = parser.parse_args()
+    if given.measure:
+        held_against(given.stage)
+        return
     machine = Machine()
-    found = list(works(given.stage))
+    found = [counted(name, *loaded(name, "driving")) for name in given.stage]
     print("Counted, of one sample (torch's counter, meta device):\n")
     print("| stage | parameters | trained | operations of a step | kept for the way back | with loop.recompute |")
     print("|---|---|---|---|---|---|")
