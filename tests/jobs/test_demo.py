@@ -1,4 +1,4 @@
-"""The demo on a micro world: every step in its order, one page at the end."""
+"""The demo on a micro world: every step in its order, one page at the end; and with the weights that come along."""
 
 import json
 from pathlib import Path
@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from drivesim import weights
 from drivesim.data import video
 from drivesim.errors import Mistake
-from drivesim.jobs import demo
+from drivesim.jobs import demo, tiny
 
 LOOP = {"steps": 2, "batch": 2, "ema": 0.5, "precision": "32-true"}
 CONFIGS = {
@@ -53,7 +54,7 @@ def micro(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_it_ends_in_a_page_with_scored_drives(micro: Path) -> None:
     out = micro / "demo"
-    page = demo.run(out, seed=3)
+    page = demo.run(out, seed=3, train=True)
     assert page == out / "report.html" and b"data:video/mp4;base64," in page.read_bytes()
     assert b"Real footage, to compare with" in page.read_bytes()
     films = sorted(out.glob("drives/*/video.mp4"))
@@ -67,3 +68,33 @@ def test_it_ends_in_a_page_with_scored_drives(micro: Path) -> None:
     assert run["status"] == "done" and set(run["seconds"]) >= {"world", "autoencoder", "generate", "evaluate"}
     with pytest.raises(Mistake, match="not empty"):
         demo.run(out)
+
+
+def test_with_the_weights_that_come_along(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shorter than a user has it; the drives and the models are the same."""
+    monkeypatch.setattr(demo, "WORLD", {**demo.WORLD, "clips": 8, "seconds": 19})
+    monkeypatch.setattr(demo, "MINUTE", 9.0)
+    page = demo.run(tmp_path / "demo").read_text()
+    films = sorted((tmp_path / "demo").glob("drives/*/video.mp4"))
+    assert [film.parent.name.partition("-")[0] for film in films] == ["day", "night"]
+    info = video.probe(films[0])
+    assert (info.height, info.width, float(info.fps)) == (128, 256, 7.5)
+    scores = {score["metric"]: score["value"] for score in json.loads((tmp_path / "demo" / "scores.json").read_text())}
+    assert set(scores) >= {"fvd[builtin-v1]", "ap50"}, scores
+    assert scores["ap50"] > 0.25, "the traffic is where it was told to be"
+    assert "detector-v1" in page
+
+
+def test_the_weights_that_come_along(tmp_path: Path) -> None:
+    """Together at most 16 MB, made of each other, and found by their name wherever nothing else has it."""
+    files = sorted(tiny.FOLDER.glob("*.safetensors"))
+    assert sum(file.stat().st_size for file in files) <= 16_000_000
+    headers = {file.stem: weights.header(file, file.stem) for file in files}
+    assert {"autoencoder", "image", "keyframes"} <= set(headers)
+    for header in headers.values():
+        assert header.size == (128, 256)
+        for parent, sha in header.parents.items():
+            assert sha == weights.sha256(tiny.FOLDER / f"{parent}.safetensors")
+    card = (tiny.FOLDER / "README.md").read_text()
+    assert all(weights.sha256(file) in card for file in files)
+    assert tiny.named(Path("tiny")) == tiny.FOLDER and tiny.named(tmp_path) == tmp_path
