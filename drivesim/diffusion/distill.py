@@ -44,6 +44,8 @@ class DistillConfig:
     substeps: of the teacher in the place of each.
     method: ``progressive`` or ``consistency``, see above.
     context, labels, boxes: scales of the teacher's guidance, which the student then has in it; 1 is none.
+
+    The levels are those of the steps: of ``loss``, ``shared`` alone still counts.
     """
 
     teacher: str = ""

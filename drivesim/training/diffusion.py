@@ -145,6 +145,9 @@ class ImageStage(Stage):
         """From here on the stage learns to reach, in few steps, what its own weights as they are now reach in more."""
         teacher = self._copied().requires_grad_(False).eval()
         null_tokens = self._null_tokens()
+        for tokens in (self.image.labels, self.image.boxes):  # the teacher is told them, too
+            if tokens is not None:
+                tokens.requires_grad_(False)
         # not a submodule either: it moves to where the data are when it is called
         self.objective = Distillation(
             self.schedule,
@@ -374,9 +377,9 @@ class KeyframeStage(TemporalStage):
     def _frames(self, batch: Batch, z: Tensor, samples: list[int]) -> Tensor:
         """``z`` of some samples as the model itself sees it in one step, from noise of a level of the lower half, with
         no frame given: what windows leave behind is such as this."""
-        own = self._uniform("own", samples) < self.context.own
-        if self.progress < self.context.own_from or not bool(own.any()):
+        if not self.context.own or self.progress < self.context.own_from:
             return z
+        own = self._uniform("own", samples) < self.context.own  # none, maybe: processes with shards compute alike
         noise = torch.stack([normal((self.loop.seed, "own noise", n), tuple(z.shape[1:])) for n in samples]).to(z)
         level = self._low(self._uniform("own level", samples).to(z), z.shape[1])
         bare = self._shown(batch, z, z.new_zeros(z.shape[:2]), z.new_zeros(z.shape[:2]), self._tokens(batch, samples))

@@ -66,6 +66,17 @@ def test_a_share_of_what_is_given_is_the_models_own_late_in_training() -> None:
     torch.testing.assert_close(stage._frames(part, z[8:], samples[8:]), again[8:], msg="and not of the batch")
 
 
+def test_the_model_is_asked_for_its_own_by_every_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether its part of the batch has such a sample or not: where weights are shards, all gather them at once."""
+    stage, asked = stage_of(ContextConfig(own=0.5, own_from=0.0)), []
+    batch, z = batch_of(stage, 16)
+    none = (stage._uniform("own", list(range(16))) >= 0.5).nonzero()[:2, 0]
+    part = {name: value[none] for name, value in batch.items()}
+    network = type(stage).network.fget
+    monkeypatch.setattr(type(stage), "network", property(lambda self: asked.append(1) or network(self)))
+    assert torch.equal(stage._frames(part, z[none], none.tolist()), z[none]) and asked == [1]
+
+
 def test_a_share_of_the_samples_has_a_level_a_frame() -> None:
     stage = stage_of(ContextConfig(), LossConfig(apart=0.5))
     batch, z = batch_of(stage, 32)

@@ -103,6 +103,9 @@ class KeyframesRun:
             most = self.context.most
             what = f"context.given gives up to {most} frames, temporal.given counts up to {self.temporal.given}"
             raise Mistake(what, field="temporal.given", mend=f"temporal.given={most}")
+        if self.distill.teacher and self.context.own:
+            what = "a model that is distilled makes no frames in one step of any level"
+            raise Mistake(what, field="context.own", mend="context.own=0")
 
 
 @dataclass(frozen=True)
