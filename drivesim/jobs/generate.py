@@ -145,9 +145,6 @@ def run(
         )  # fmt: skip
         branch, scenario = part(parent, at, keep), edit
         found, rollout_config = {"": _future(branch, edit, seeds or [])}, branch.settings
-        if keep and (edit is None or found[""].boxes == "unknown"):
-            what = "keeps all but the places whose boxes change, and none does"
-            raise Mistake(what, where="--keep", mend="--edit FILE with tracks or edits, and boxes that are known")
     if export is not None and formats and all(each.boxes == "unknown" for each in found.values()):
         mend = "a scenario with boxes: none, or boxes: tracks; or leave --export out"
         raise Mistake("there are no boxes to write: they are unknown", where="--export", mend=mend)

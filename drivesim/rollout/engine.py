@@ -126,7 +126,8 @@ def prepare(
         seed: of a branch, that of the noise from where it parts.
 
     Raises:
-        Mistake: they do not, the opening cannot be read, or a branch would have another past.
+        Mistake: they do not, the opening cannot be read, a branch would have another past, or what it is to keep is
+            not there.
     """
     settings = settled(stack, scaled(settings, scenario))
     chosen, opening = course(stack, scenario, settings), scenario.opening
@@ -201,6 +202,11 @@ def _check_past(branch: Branch, fixed: dict[str, Any], plan: Plan) -> None:
         raise Mistake(what, where=branch.run, mend="take the weights, the device and the precision of that run")
     if plan.count <= branch.window:
         raise Mistake(f"the branch ends before it parts, at {float(branch.second):.2f} s", field="seconds")
+    if branch.keeps:
+        if asked.get("boxes") in (None, branch.fixed["boxes"]):
+            what = "keeps all but the places whose boxes change, and none does"
+            raise Mistake(what, where="--keep", mend="--edit FILE with tracks or edits, and boxes that are known")
+        branch.context(plan.count - 1)  # the last that it will ask for: told before hours go into the others
 
 
 def roll(

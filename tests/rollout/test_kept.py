@@ -113,9 +113,11 @@ def test_what_cannot_be_kept(run: Path, tmp_path: Path) -> None:
 
     refused("is a branch itself", lambda: branch(kept, "no", keep=True, edit=tmp_path / "move.yaml"))
     refused("none does", lambda: branch(run, "no", keep=True, edit=None, seeds=[5]))
-    (tmp_path / "unknown.yaml").write_text("boxes: unknown\ntracks: []\n")
     (tmp_path / "longer.yaml").write_text(MOVE + "seconds: 30\n")
+    (tmp_path / "night.yaml").write_text("labels: {night: true}\n")
+    refused("none does", lambda: branch(run, "no", keep=True, edit=tmp_path / "night.yaml"))
     refused("kept no state", lambda: branch(run, "no", keep=True, edit=tmp_path / "longer.yaml"))
+    assert not (tmp_path / "no").exists(), "before anything is made"
     refused("belongs to a branch", lambda: generate.run(None, Path("weights"), tmp_path / "no", keep=True))
     (tmp_path / "bare.yaml").write_text("seconds: 14\nfps: 15/8\n")
     (bare,) = generate.run(tmp_path / "bare.yaml", Path("weights"), tmp_path / "bare", settings=QUICK)
