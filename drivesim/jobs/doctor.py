@@ -14,6 +14,7 @@ import torch
 from drivesim import __version__, weights
 from drivesim.data import video
 from drivesim.errors import Mistake
+from drivesim.jobs import tiny
 from drivesim.jobs.processes import cores
 from drivesim.metrics import builtin
 
@@ -118,6 +119,7 @@ def _builtin() -> str:
 
 
 def _weights(folder: Path) -> list[tuple[str, str]]:
+    folder = tiny.named(folder)
     folder = folder / "weights" if (folder / "weights").is_dir() else folder
     if not folder.is_dir():
         raise Mistake("no such folder", where=folder)

@@ -28,6 +28,7 @@ from drivesim.data.annotations import Labelled
 from drivesim.data.index import Entry, Index
 from drivesim.data.latents import ABOUT, BOX, SHARD_BYTES, About, LatentCache, LatentWriter, is_whole, seal
 from drivesim.errors import Mistake
+from drivesim.jobs import tiny
 from drivesim.jobs.fanout import Engine
 from drivesim.jobs.preflight import Estimate, Law, Part, Room, check_disk, check_memory
 from drivesim.models.autoencoder import Autoencoder, config_of
@@ -143,7 +144,7 @@ def run(
             else; too little memory or disk.
         Interrupted: SIGTERM or SIGUSR1, after the shard that it came into; ``resume`` goes on.
     """
-    out, opened, file = Path(out), Index.open(index), Path(weights_folder)
+    out, opened, file = Path(out), Index.open(index), tiny.named(Path(weights_folder))
     file = file / "autoencoder.safetensors" if file.is_dir() else file
     model = config_of(weights.header(file, "autoencoder"))
     if size[0] % model.f or size[1] % model.f:

@@ -12,7 +12,7 @@ from torch import nn
 
 from drivesim import pickled, weights
 from drivesim.errors import Mistake, nearest
-from drivesim.jobs import pipelines
+from drivesim.jobs import pipelines, tiny
 from drivesim.models import pretrained
 from drivesim.models.autoencoder import Autoencoder, config_of
 from drivesim.models.temporal import TemporalLayers
@@ -21,6 +21,7 @@ from drivesim.models.unet import UNet
 from drivesim.models.video import ImageModel, WholeModel, interface, temporal_config, unet_config
 
 ACTIONS = ("check", "convert")
+LAYERS = ("keyframes", "interpolation")  # stages whose files are temporal layers of the image model beside them
 
 
 def run(action: str, path: Path, out: Path | None = None) -> list[str]:
@@ -31,6 +32,7 @@ def run(action: str, path: Path, out: Path | None = None) -> list[str]:
     """
     if action not in ACTIONS:
         raise Mistake(f"no action '{action}'", where="weights", mend=nearest(action, ACTIONS))
+    path = tiny.named(path)
     if not path.exists():
         raise Mistake("no such file or folder", where=path)
     if (out is not None) != (action == "convert"):
@@ -115,7 +117,7 @@ def _own(file: Path, header: weights.Header) -> nn.Module | None:
                 return ImageModel(unet_config(header.config))
             if header.stage == "interpolation" and "model" in header.config:
                 return WholeModel(unet_config(header.config["model"]), temporal_config(header.config["temporal"]))
-            if header.stage != "keyframes" or not beside.is_file():
+            if header.stage not in LAYERS or not beside.is_file():
                 return None
             spatial = unet_config(weights.header(beside, "image").config)
             if interface(spatial) != header.interface:
@@ -126,7 +128,7 @@ def _own(file: Path, header: weights.Header) -> nn.Module | None:
 
 
 def _without(header: weights.Header) -> str:
-    return "image.safetensors is not beside it" if header.stage == "keyframes" else "they belong to another room"
+    return "image.safetensors is not beside it" if header.stage in LAYERS else "they belong to another room"
 
 
 def _said(where: Path, public: pretrained.Public) -> str:

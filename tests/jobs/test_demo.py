@@ -8,8 +8,12 @@ import yaml
 
 from drivesim import weights
 from drivesim.data import video
+from drivesim.data.latents import LatentCache
 from drivesim.errors import Mistake
-from drivesim.jobs import demo, tiny
+from drivesim.jobs import demo, doctor, encode, index, tiny
+from drivesim.jobs import weights as checked
+from drivesim.jobs.builders.backbone import in_folder
+from drivesim.scene import KEYFRAME_FPS
 
 LOOP = {"steps": 2, "batch": 2, "ema": 0.5, "precision": "32-true"}
 CONFIGS = {
@@ -98,3 +102,19 @@ def test_the_weights_that_come_along(tmp_path: Path) -> None:
     card = (tiny.FOLDER / "README.md").read_text()
     assert all(weights.sha256(file) in card for file in files)
     assert tiny.named(Path("tiny")) == tiny.FOLDER and tiny.named(tmp_path) == tmp_path
+
+
+def test_every_command_that_takes_weights_knows_their_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    held = {file.stem for file in tiny.FOLDER.glob("*.safetensors")}
+    lines = checked.run("check", Path("tiny"))
+    assert len(lines) == len(held) and all(line.endswith("every one fits") for line in lines)
+    assert held <= {name for name, _ in doctor.findings(Path("tiny"))}
+    assert in_folder("tiny").is_file()
+    (tmp_path / "world.yaml").write_text(
+        "name: w\nkind: world\nclips: 1\nseconds: 2\nfps: 15/8\nsize: [32, 64]\nval: 0.0\n"
+    )
+    index.run(tmp_path / "world.yaml", tmp_path / "index")
+    encode.run(tmp_path / "index", Path("tiny"), tmp_path / "cache", KEYFRAME_FPS, (32, 64))
+    about = LatentCache.open(tmp_path / "cache").about
+    assert about.autoencoder == weights.sha256(tiny.FOLDER / "autoencoder.safetensors")

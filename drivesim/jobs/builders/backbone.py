@@ -9,7 +9,7 @@ from drivesim.data.latents import LatentCache
 from drivesim.diffusion.loss import LossConfig
 from drivesim.diffusion.noise import ScheduleConfig
 from drivesim.errors import Mistake
-from drivesim.jobs import stack
+from drivesim.jobs import stack, tiny
 from drivesim.models import text
 from drivesim.models.temporal import TemporalConfig
 from drivesim.models.text import TextEncoder
@@ -100,8 +100,9 @@ def in_folder(backbone: str) -> Path:
     """Raises:
     Mistake: no folder of weights, or a public pipeline.
     """
-    stack.check_folder(Path(backbone))
-    return Path(backbone) / "image.safetensors"
+    folder = tiny.named(Path(backbone))
+    stack.check_folder(folder)
+    return folder / "image.safetensors"
 
 
 def backbone_of(file: Path) -> Backbone:
