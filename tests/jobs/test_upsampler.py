@@ -66,6 +66,19 @@ def test_the_image_upsampler_says_what_it_is(image: Path) -> None:
     assert unet_config(header.config).patch == 4
 
 
+@pytest.mark.parametrize("stage", ["upsampler", "upsampler-temporal"])
+def test_both_learn_to_take_few_steps(stage: str, world: Path, image: Path, temporal: Path, tmp_path: Path) -> None:
+    teacher = image if stage == "upsampler" else temporal
+    own = (
+        [*IMAGE, *SMALL] if stage == "upsampler" else [*TEMPORAL, f"upsampler={image}", "crop=[32,48]", "loop.steps=3"]
+    )
+    few = [f"distill.teacher={teacher}", "distill.steps=2", "distill.labels=2"]
+    student = train.run(stage, None, [*own, *LOOP, f"index={world}", *few], tmp_path / "few")
+    (before, _), (after, header) = weights.load(teacher), weights.load(student)
+    assert header.schedule["distilled"] == 2 and header.train["init"] == weights.sha256(teacher)
+    assert before.keys() == after.keys() and any((before[name] != after[name]).any() for name in before)
+
+
 def test_the_temporal_layers_say_what_they_stand_in(image: Path, temporal: Path) -> None:
     tensors, header = weights.load(temporal, "upsampler-temporal")
     of_image = weights.header(image)
