@@ -20,6 +20,7 @@ from drivesim import cli, config, weights
 from drivesim.data import video
 from drivesim.errors import Mistake
 from drivesim.jobs import generate, pipelines, stack
+from drivesim.jobs.preflight import Estimate
 from drivesim.models.temporal import TemporalConfig, TemporalLayers
 from drivesim.models.text import identity
 from drivesim.models.video import ImageModel, WholeModel, interface, unet_config
@@ -118,15 +119,10 @@ def run(out: Path, weights: Path, *words: str) -> int:
     )
 
 
-class Nothing:
-    def show(self, *_: object) -> None:
-        pass
-
-
 @pytest.fixture
 def unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the preflight, which takes longer than what it foretells."""
-    monkeypatch.setattr(generate, "foresee", lambda *_: Nothing())
+    monkeypatch.setattr(generate, "foresee", lambda *_: Estimate("generate", (), None, 0, "nothing"))
 
 
 quickly = pytest.mark.usefixtures("unmeasured")
