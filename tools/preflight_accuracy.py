@@ -84,7 +84,7 @@ def _dry(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _real(args: argparse.Namespace) -> dict[str, Any]:
-    train.rehearse = lambda *args, **more: None  # type: ignore[assignment]
+    train.rehearse = lambda *args, **more: None
     generate.foresee = lambda *_: Estimate("generate", (), None, 0, "nothing")
     out = args.work / "real" / args.one.replace(" ", "-").replace(",", "")
     shutil.rmtree(out, ignore_errors=True)

@@ -105,7 +105,7 @@ class Store:
 
     def _connected(self) -> tuple[Any, str]:
         if self._pid != os.getpid():
-            from fsspec.core import url_to_fs  # type: ignore[import-untyped]
+            from fsspec.core import url_to_fs
 
             try:
                 system, root = url_to_fs(self.url)

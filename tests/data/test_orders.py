@@ -69,7 +69,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str, str | None]]:
     """What is asked of the reader of video: file, start, rate."""
     found: list[tuple[str, str, str | None]] = []
 
-    def read(file, *, fps, start, frames, size, rate=None):  # type: ignore[no-untyped-def]
+    def read(file, *, fps, start, frames, size, rate=None):
         found.append((file.name, str(start), rate and str(rate)))
         return Clip(np.zeros((frames, *size, 3), np.uint8), fps, start)
 
@@ -114,7 +114,7 @@ def named(found: object) -> str:
         ),
     ],
 )
-def test_windows_of_clips(index: Path, asked, more, count: int, first: list, name: str, kept) -> None:  # type: ignore[no-untyped-def]
+def test_windows_of_clips(index: Path, asked, more, count: int, first: list, name: str, kept) -> None:
     data = ClipData(index, size=SIZE, batch=1, steps=1, keep=0, **more)
     clips = data.training()
     items = [clips[sample] for sample in range(300)]
@@ -144,7 +144,7 @@ def test_windows_of_clips(index: Path, asked, more, count: int, first: list, nam
         ),
     ],
 )
-def test_windows_of_latents(cache: Path, more, count: int, first: list[float], name: str) -> None:  # type: ignore[no-untyped-def]
+def test_windows_of_latents(cache: Path, more, count: int, first: list[float], name: str) -> None:
     data = LatentData(cache, batch=1, steps=1, **more)
     windows = data.training()
     found = []

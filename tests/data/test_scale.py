@@ -122,7 +122,7 @@ def rewritten(folder: Path, change: Callable[[pa.Table], pa.Table], size: int) -
     ],
 )
 @pytest.mark.parametrize("size", [50, 100_000])
-def test_boxes_of_a_clip_wherever_its_rows_lie(folder: Path, change, size: int) -> None:  # type: ignore[no-untyped-def]
+def test_boxes_of_a_clip_wherever_its_rows_lie(folder: Path, change, size: int) -> None:
     rewritten(folder, change, size)
     opened = Index.open(folder)
     for n in np.random.default_rng(0).permutation(CLIPS)[:100].tolist():
@@ -251,7 +251,7 @@ def test_of_very_many_files_some_are_looked_at_and_the_others_in_their_turn(
     monkeypatch.setattr(Index, "check", lambda self, entry: (looked_at.append(entry.path), real(self, entry)))
     monkeypatch.setattr(loader.video, "read", lambda file, **more: pytest.fail(f"{file} was not looked at"))
     settings = {"frames": 4, "fps": Fraction(10), "size": (32, 64), "batch": 1, "steps": 1, "keep": 0}
-    given = ClipData(folder, **settings)  # type: ignore[arg-type]
+    given = ClipData(folder, **settings)
     assert len(looked_at) == 20 and {"0.mp4", "99.mp4"} <= set(looked_at)
     place = next(
         n for n in range(len(given.training())) if given.training().held[given._order.window(n)].entry.path == "50.mp4"
@@ -265,10 +265,10 @@ def test_of_very_many_files_some_are_looked_at_and_the_others_in_their_turn(
     for file in (tmp_path / "clips").iterdir():
         file.unlink()
     with pytest.raises(Mistake, match="is gone"):
-        ClipData(folder, **settings)  # type: ignore[arg-type]
+        ClipData(folder, **settings)
 
 
-def _black(file: Path, frames: int, size: tuple[int, int]):  # type: ignore[no-untyped-def]
+def _black(file: Path, frames: int, size: tuple[int, int]):
     assert file.exists()
     from drivesim.scene import Clip
 

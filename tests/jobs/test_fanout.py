@@ -253,7 +253,7 @@ def test_training_from_the_cache_is_training_from_the_clips(
 def test_options_of_ray_without_it_are_mistakes(monkeypatch: pytest.MonkeyPatch) -> None:
     for given in ({"workers": 2}, {"address": "head:6379"}):
         with pytest.raises(Mistake, match="has a meaning with --engine ray alone"):
-            Engine(**given)  # type: ignore[arg-type]
+            Engine(**given)
     monkeypatch.setattr("drivesim.jobs.fanout.find_spec", lambda name: None)
     with pytest.raises(Mistake) as told:
         Engine("ray")

@@ -32,7 +32,7 @@ class Shared(Memory):
         rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
         batches = Batches(self.loop.batch // world, self.start_step, self.loop.steps, rank, world)
         own = torch.Generator().manual_seed(0)
-        return DataLoader(self, batch_sampler=batches, generator=own)  # type: ignore[arg-type]
+        return DataLoader(self, batch_sampler=batches, generator=own)
 
 
 def together(count: int, work: Callable[..., Any], *args: Any, lost: int = 0) -> list[Any]:

@@ -41,7 +41,7 @@ def fit(name: str, out: Path, settings: LoopConfig, resume: bool = False, stop: 
                 os.kill(os.getpid(), signal.SIGUSR1)
             taken(batch, batch_idx)
 
-        made.training_step = asked  # type: ignore[method-assign]
+        made.training_step = asked
     try:
         train(made, data, name, out, "cpu", begin, devices=world)
     except Interrupted:
@@ -184,7 +184,7 @@ def doomed(out: Path, settings: LoopConfig) -> list[str]:
             os.kill(os.getpid(), signal.SIGKILL)
         taken(batch, batch_idx)
 
-    made.training_step = step  # type: ignore[method-assign]
+    made.training_step = step
     with pytest.raises(Interrupted) as told:
         train(made, Shared("image", settings), "image", out, "cpu", devices=world)
     return [str(told.value)]
@@ -212,7 +212,7 @@ def spoil(out: Path, settings: LoopConfig) -> list[Any]:
         bad = made.steps_done == 2 and dist.get_rank() == world - 1
         return loss(batch) * (math.nan if bad else 1.0)
 
-    made.forward = spoiled  # type: ignore[method-assign]
+    made.forward = spoiled
     train(made, Shared("image", settings), "image", out, "cpu", devices=world)
     return [made.skipped, {key: value.clone() for key, value in made.state_dict().items()}]
 
