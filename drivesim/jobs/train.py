@@ -241,10 +241,10 @@ def _newest(stage: str, settings: Any, out: Path, resume: bool, tidy: bool) -> P
         raise Mistake("holds a run already", where=out, mend="--resume goes on with it; or choose another --out")
     if not resume:
         return None
-    if tidy:
-        checkpoints.orphans(out)
     newest = checkpoints.latest(out, print)
     _same_configuration(settings, out)
+    if tidy:
+        checkpoints.settle(newest, settings.loop.checkpoints_kept)
     return newest
 
 

@@ -245,12 +245,18 @@ def read(file: Path) -> dict[str, Any]:
     return content
 
 
-def orphans(out: Path) -> None:
-    """Removes hashes whose checkpoint is gone: a process was killed while it removed both."""
-    for file in (out / FOLDER).glob(f"{NAMES}.sha256"):
-        if not file.with_suffix("").exists():
-            with weights.writing(file):
+def settle(newest: Path, kept: int) -> None:
+    """Does what a process that was killed behind writing ``newest``, which has been verified, had still to do: its hash
+    is there, hashes whose checkpoint is gone go, and of the older ones all but ``kept`` in all."""
+    with weights.writing(newest):
+        if not hash_file(newest).exists():
+            names = [f"{newest.name}/{part.name}" for part in sorted(newest.iterdir())] if newest.is_dir() else []
+            lines = [f"{weights.sha256(newest.parent / name)}  {name}\n" for name in names or [newest.name]]
+            weights.write_atomic(hash_file(newest), "".join(lines).encode())
+        for file in newest.parent.glob(f"{NAMES}.sha256"):
+            if not file.with_suffix("").exists():
                 file.unlink()
+    rotate(newest, kept)
 
 
 def _differs(line: str, file: Path) -> bool:

@@ -162,10 +162,16 @@ def test_a_disk_that_gives_back_other_bytes_is_noticed(run: Path, monkeypatch: p
     assert latest(run).name == "step-00000008.ckpt" and len(list((run / "checkpoints").glob("*.ckpt"))) == 3
 
 
-def test_a_hash_whose_checkpoint_is_gone_goes(run: Path) -> None:
-    latest(run).unlink()
-    checkpoints.orphans(run)
-    assert "step-00000008.ckpt.sha256" not in kept(run) and "step-00000006.ckpt.sha256" in kept(run)
+def test_what_a_killed_process_had_still_to_do_is_done(run: Path) -> None:
+    """It was killed behind the newest checkpoint: no hash, one too many, and a hash whose checkpoint it had removed."""
+    before = kept(run)
+    hash_file = checkpoints.hash_file(latest(run))
+    told = hash_file.read_text()
+    hash_file.unlink()
+    for file in (checkpoints.named(run, 2), checkpoints.hash_file(checkpoints.named(run, 1))):
+        file.write_bytes(b"old")
+    checkpoints.settle(latest(run), 3)
+    assert kept(run) == before and hash_file.read_text() == told
 
 
 def test_a_line_of_the_curve_that_was_cut_off_goes(whole: tuple[Path, Stage], run: Path) -> None:
