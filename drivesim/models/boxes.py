@@ -53,12 +53,18 @@ def planes(boxes: FrameBoxes, height: int, width: int) -> Tensor:
     return torch.cat([torch.stack([*classes, upright.amax(2), level.amax(2)], 2), of_nearest, known[:, :, None]], 2)
 
 
-def coverage(boxes: FrameBoxes, height: int, width: int) -> Tensor:
-    """``B T 1 h w``: the largest share of each cell that one agent's box covers; 0 where nothing is known."""
+def coverage(boxes: FrameBoxes, height: int, width: int, small: float = 0.0) -> Tensor:
+    """``B T 1 h w``: the largest share of each cell that one agent's box covers; 0 where nothing is known.
+
+    Args:
+        small: an agent of ``n`` cells counts ``(16 / n) ** small`` times, one of less than a cell as one of a cell:
+            0 has all cells alike, 1 all agents, whatever their size.
+    """
     x0, y0, x1, y1 = ((side * n)[..., None] for side, n in zip(boxes.box.unbind(-1), (width, height) * 2, strict=True))
     columns, rows = (torch.arange(n, device=boxes.box.device, dtype=boxes.box.dtype) for n in (width, height))
     there = boxes.known[..., None] & (boxes.cls >= 0)
-    return (_product(_share(y0, y1, rows), _share(x0, x1, columns)) * there[..., None, None]).amax(2, keepdim=True)
+    counted = there * (16 / ((x1 - x0) * (y1 - y0)).clamp(min=1)[..., 0]) ** small
+    return (_product(_share(y0, y1, rows), _share(x0, x1, columns)) * counted[..., None, None]).amax(2, keepdim=True)
 
 
 def _share(low: Tensor, high: Tensor, cells: Tensor) -> Tensor:

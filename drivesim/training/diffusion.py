@@ -38,12 +38,14 @@ class Conditions:
     Args:
         label_drop, box_drop: how often the labels (or the words), and the boxes, are unknown to a sample.
         box_weight: how much more the loss counts where agents are.
+        box_small: how much more of that small agents have: theirs times ``(16 / cells) ** box_small``.
         text: makes tokens of captions, for a model that is told words; a dropped caption is "". It stays as it is.
     """
 
     label_drop: float = 0.1
     box_drop: float = 0.1
     box_weight: float = 0.0
+    box_small: float = 0.0
     text: TextEncoder | None = None
 
 
@@ -219,7 +221,8 @@ class ImageStage(Stage):
         """``B T 1 h w``: 1, and ``box_weight`` more where agents are: they are few, small, and what is looked at."""
         if not self.conditions.box_weight or (boxes := FrameBoxes.of(batch)) is None:
             return None
-        return 1 + self.conditions.box_weight * coverage(boxes, z.shape[-2], z.shape[-1])
+        told = self.conditions
+        return 1 + told.box_weight * coverage(boxes, z.shape[-2], z.shape[-1], told.box_small)
 
     def _tokens(self, batch: Batch, samples: list[int] | None) -> Tensor | None:
         """Tokens of the labels, or of the words; with ``samples``, dropped for a share of them [E.1]."""

@@ -33,6 +33,14 @@ def test_coverage_is_the_share_of_a_cell_that_one_box_covers():
     assert not coverage(told(), 4, 8).any() and not coverage(told(box, known=False), 4, 8).any()
 
 
+def test_small_agents_count_more_and_wholly_so_all_alike():
+    boxes = ((0.0, 0.0, 1 / 8, 1 / 4), (2 / 8, 0.0, 6 / 8, 1.0), (7 / 8, 3 / 4, 7.5 / 8, 1.0))  # of 1, 16 and 1/2 cells
+    half = coverage(told(*boxes), 4, 8, small=0.5)[0, 0, 0]
+    assert (half[0, 0], half[0, 3], half[3, 7]) == (4.0, 1.0, 2.0)
+    alike = coverage(told(*boxes), 4, 8, small=1.0)[0, 0, 0]
+    assert alike[0, 0] == alike[:, 2:6].sum() == 16.0
+
+
 def test_a_weight_of_one_is_none_and_of_two_doubles():
     x, y = torch.rand(2, 3, 16, 32), torch.rand(2, 3, 16, 32)
     one = torch.ones(2, 1, 16, 32)

@@ -40,6 +40,7 @@ class ImageRun:
     autoencoder: the weights that it was encoded with.
     label_drop, box_drop: how often the labels or the caption, and the boxes, are unknown to a sample.
     box_weight: how much more the loss counts where agents are.
+    box_small: how much more of that small agents have: theirs times (16 / cells of the latent) ** box_small.
     """
 
     cache: str = ""
@@ -49,6 +50,7 @@ class ImageRun:
     label_drop: float = 0.1
     box_drop: float = 0.1
     box_weight: float = 0.0
+    box_small: float = 0.0
     subject: SubjectConfig = field(default_factory=SubjectConfig)
     model: UNetConfig = field(default_factory=UNetConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
@@ -92,6 +94,7 @@ class KeyframesRun:
     label_drop: float = 0.1
     box_drop: float = 0.1
     box_weight: float = 0.0
+    box_small: float = 0.0
     temporal: TemporalConfig = field(default_factory=TemporalConfig)
     context: ContextConfig = field(default_factory=ContextConfig)
     distill: DistillConfig = field(default_factory=DistillConfig)
@@ -127,6 +130,7 @@ class InterpolationRun:
     label_drop: float = 0.1
     box_drop: float = 0.1
     box_weight: float = 0.0
+    box_small: float = 0.0
     temporal: TemporalConfig = field(default_factory=lambda: TemporalConfig(FRAMES, cross=512, told=("rate",)))
     ends: EndsConfig = field(default_factory=EndsConfig)
     distill: DistillConfig = field(default_factory=DistillConfig)
@@ -231,4 +235,7 @@ def _anew(settings: ImageRun) -> Backbone:
 
 
 def _told(settings: ImageRun | KeyframesRun | InterpolationRun, backbone: Backbone) -> Conditions:
-    return Conditions(settings.label_drop, settings.box_drop, settings.box_weight, backbone.words)
+    if settings.box_small < 0 or (settings.box_small and not settings.box_weight):
+        what = "is 0 or more" if settings.box_small < 0 else "shares out a box_weight, which is 0"
+        raise Mistake(what, field="box_small", mend="box_weight=3 box_small=0.5")
+    return Conditions(settings.label_drop, settings.box_drop, settings.box_weight, settings.box_small, backbone.words)
