@@ -39,6 +39,7 @@ from drivesim.models.conditions import label_tensors
 from drivesim.models.video import VideoUNet
 from drivesim.report.boxes import draw
 from drivesim.rollout.kept import Kept
+from drivesim.rollout.kept import shares as made_anew
 from drivesim.rollout.plan import Window, video_frame
 from drivesim.rollout.predictor import Predictor, start_frame
 from drivesim.rollout.sample import NoiseSource, Told, sample
@@ -257,6 +258,9 @@ def moved(args: argparse.Namespace) -> None:
         else:
             pair = first_window(models, config, noise, told), first_window(models, config, noise, changed_to)
         one, other = (to_pixels(models.decode(latents)) for latents in pair)
+        if args.keep:  # as the engine's last stage, whose frames of the run have been through a video file
+            share = made_anew(before, after, times, models.size)[..., None]
+            other = np.rint(one + share * (other.astype(np.float32) - one)).astype(np.uint8)
         inside, changed = places(before, after, edit.track, times, models.size), difference(one, other) > CHANGED
         shares.append(float((changed & inside).sum()) / max(1, int(changed.sum())))
         rows += [shown(one, before, times), shown(other, after, times)] if len(rows) < 8 else []

@@ -26,7 +26,7 @@ from drivesim.rollout.course import Course, course, scaled, settled
 from drivesim.rollout.handover import Handover
 from drivesim.rollout.interpolator import Interpolator
 from drivesim.rollout.journal import Journal, claimed
-from drivesim.rollout.kept import Kept
+from drivesim.rollout.kept import Around, Kept
 from drivesim.rollout.log import Log
 from drivesim.rollout.mark import mark
 from drivesim.rollout.placed import Placed, placed
@@ -337,9 +337,9 @@ def _written(rollout: Rollout, journal: Journal, record: Record, begin: int, sta
     """The chain of stages from window ``begin`` on."""
     stack, plan, settings, chosen = rollout.stack, rollout.plan, rollout.config, rollout.course
     at = places(plan, begin, *(len(state.get(name, ())) for name in ("decode.latents", "upsample.low")))
-    told = rollout.told
+    told, kept = rollout.told, _kept(rollout)
     context, last = (state["latents"], state["latents"][-1]) if begin else (rollout.context(), None)
-    predict = Predictor(stack, settings, rollout.noise, told, plan.frames, _kept(rollout))
+    predict = Predictor(stack, settings, rollout.noise, told, plan.frames, kept)
     chunks = record.timed("keyframes", stages.keyframes(plan, predict, context, begin))
     for number, place in enumerate(at.passes, start=1):
         between = Interpolator(stack, settings.interpolation, rollout.noise, told, number)
@@ -362,6 +362,8 @@ def _written(rollout: Rollout, journal: Journal, record: Record, begin: int, sta
         handover = Handover(rollout.front[-1], 0 if known is None else 1)
         chunks = handover.watch(chunks)
         record.late["handover"] = handover.told
+    if kept is not None:
+        chunks = _around(rollout, kept, at.output)(chunks)
     return record.timed(
         "write", stages.write(chunks, journal.segment_file, chosen.size, rollout.played, at.output, rollout.mark)
     )
@@ -379,6 +381,15 @@ def _kept(rollout: Rollout) -> Kept | None:
     noise = NoiseSource(branch.seed, branch.noise)
     predict = Predictor(stack, branch.settings, noise, told, rollout.plan.frames)
     return Kept(predict, lambda n: branch.context(n).to(stack.device), before.told, rollout.placed.told)
+
+
+def _around(rollout: Rollout, kept: Kept, first: int) -> Around:
+    """What a branch that keeps shows of its run's video, from output frame ``first`` on."""
+    assert rollout.branch is not None
+    start = (len(rollout.before) + first) / rollout.played
+    clips = video.stream(rollout.branch.run / "video.mp4", start=start, chunk=16)
+    frames = (frame for clip in clips for frame in clip.frames)
+    return Around(frames, first, rollout.plan.fps, kept.before, kept.after)
 
 
 def _settle(rollout: Rollout, out: Path) -> None:

@@ -10,16 +10,17 @@ import numpy as np
 import pytest
 import torch
 
-from drivesim.data import video
 from drivesim.errors import Mistake
 from drivesim.jobs import generate
 from drivesim.models.boxes import coverage
 from drivesim.rollout.branch import part
 from drivesim.rollout.journal import Journal
-from drivesim.rollout.kept import places
+from drivesim.rollout.kept import Around, places, shares
+from drivesim.rollout.plan import Window
 from drivesim.rollout.stack import Stack
+from drivesim.rollout.stages import Chunk
 from drivesim.rollout.tracks import Edit, Key, Track, Tracks
-from drivesim.scene import Condition, FrameBoxes, Level
+from drivesim.scene import Condition, FrameBoxes, Level, to_pixels
 from tests.rollout.mock import LATENT, Mock, stack
 
 QUICK = ["sampler.steps=2", "start.steps=2"]
@@ -84,8 +85,6 @@ def test_all_but_the_places_stays_bit_for_bit(run: Path) -> None:
         assert changed[1:3, 1:3].any() and not changed[:, 3:].any(), "the car's two places are columns 0 to 2"
         assert (states(free)[n] != ours[n]).any((0, 1))[:, 3:].all()
     assert json.loads((kept / "run.json").read_text())["from"]["keep"] is True
-    shown = video.read(kept / "video.mp4", frames=27).frames
-    assert not np.array_equal(shown, video.read(run / "video.mp4", frames=27).frames)
 
 
 def test_it_goes_on_where_it_was_cut_off(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,6 +121,30 @@ def test_what_cannot_be_kept(run: Path, tmp_path: Path) -> None:
     (tmp_path / "bare.yaml").write_text("seconds: 14\nfps: 15/8\n")
     (bare,) = generate.run(tmp_path / "bare.yaml", Path("weights"), tmp_path / "bare", settings=QUICK)
     refused("told no boxes", lambda: branch(bare, "no", keep=True))
+
+
+def test_pixels_are_made_anew_in_a_box_and_fade_out_around_it() -> None:
+    a = Track("a", "car", (Key(0, (0.25, 0.25, 0.75, 0.75)), Key(10, (0.25, 0.25, 0.75, 0.75))))
+    before, times = Tracks((a,)), [Fraction(1), Fraction(11)]
+    assert not shares(before, before, times, (80, 80)).any()
+    share = shares(before, Tracks(), times, (80, 80))
+    row = share[0, 40]
+    assert (row[20:60] == 1).all() and not row[:16].any() and not row[64:].any()
+    assert row[16:20] == pytest.approx([0.125, 0.375, 0.625, 0.875]) and np.array_equal(row, row[::-1])
+    assert np.array_equal(share[0], share[0].T) and not share[1].any()
+
+
+def test_pixels_outside_of_the_places_are_the_runs() -> None:
+    a = Track("a", "car", (Key(0, (0.0, 0.0, 0.5, 0.5)), Key(10, (0.0, 0.0, 0.5, 0.5))))
+    own = [np.full((8, 16, 3), 51 * n, np.uint8) for n in range(4)]  # of the run's video, which ends before the branch
+    window, made = Window(1, 0, 2, 2, 8), torch.full((3, 3, 8, 16), 0.5)
+    chunks = [Chunk(window, made), Chunk(window, made[:0]), Chunk(window, made, {}, True)]
+    around = Around(iter(own), 3, Fraction(15, 8), Tracks((a,)), Tracks())
+    shown = torch.cat([chunk.frames for chunk in around(chunks)])
+    assert [chunk.last for chunk in chunks] == [False, False, True] and len(shown) == 6
+    assert (shown[:, :, :4, :8] == 0.5).all(), "the car's place, from second 1.6 to 4.3"
+    assert np.array_equal(to_pixels(shown[:4])[:, 5:], np.stack(own)[:, 5:])
+    assert (shown[4:] == 0.5).all()
 
 
 def test_places() -> None:
