@@ -23,6 +23,7 @@ from drivesim.errors import Mistake
 from drivesim.jobs import tiny, upscaler
 from drivesim.models import text
 from drivesim.models.autoencoder import Autoencoder, split_moments
+from drivesim.models.blocks import tuples
 from drivesim.models.conditions import UNKNOWN, label_tensors
 from drivesim.models.decoder import DecoderConfig, DecoderLayers, VideoDecoder
 from drivesim.models.temporal import TemporalConfig, TemporalLayers
@@ -37,6 +38,13 @@ def load_image(file: Path, stage: str = "image") -> tuple[ImageModel, weights.He
     model = ImageModel(unet_config(header.config))
     weights.fill(model, tensors, file)
     return model.eval().requires_grad_(False), header
+
+
+def load_decoder(file: Path, autoencoder: Autoencoder) -> tuple[DecoderLayers, weights.Header]:
+    tensors, header = weights.load(file, "decoder")
+    layers = DecoderLayers(DecoderConfig(**tuples(header.config)), autoencoder)
+    weights.fill(layers, tensors, file)
+    return layers.eval().requires_grad_(False), header
 
 
 def load_temporal(file: Path, image: ImageModel, stage: str = "keyframes") -> tuple[TemporalLayers, weights.Header]:
@@ -331,10 +339,8 @@ def _temporal_decoder(
 ) -> TemporalDecoder | None:
     if "decoder" not in files:
         return None
-    tensors, header = weights.load(files["decoder"], "decoder")
-    layers = DecoderLayers(DecoderConfig(**header.config), autoencoder)
-    weights.fill(layers, tensors, files["decoder"])
-    video = VideoDecoder(autoencoder, layers.eval().requires_grad_(False).to(on))
+    layers, header = load_decoder(files["decoder"], autoencoder)
+    video = VideoDecoder(autoencoder, layers.to(on))
     return TemporalDecoder(_in(precision, on, video.decode), header.frames, Fraction(header.fps))
 
 

@@ -5,6 +5,9 @@ The encoder stays frozen and per frame: the latents, and so every diffusion mode
 of the decoder stay, too: the file of the temporal layers belongs to one autoencoder, and at alpha = 1 that is back.
 The discriminator is over space and time alone: an image discriminator beside it made the paper's video worse (FVD 32.94
 to 51.01).
+
+A thin decoder has spatial layers of its own, which are trained along; it may learn the pictures of a teacher, the
+decoder that it stands in for, in the place of real ones.
 """
 
 import numpy as np
@@ -23,10 +26,14 @@ from drivesim.training.loop import LoopConfig
 class DecoderStage(ReconstructionStage):
     """Trains on clips: batch ``{"video": B T 3 H W}``; each frame through the encoder, all through the decoder.
 
-    Logs ``flicker`` beside the loss. Step 1 shows the image decoder's: the layers start as nothing.
+    Logs ``flicker`` beside the loss. Step 1 shows the image decoder's, unless it is thin: the layers start as nothing.
+
+    Args:
+        teacher: a decoder of the same latents whose pictures are to be made; None: the clips' own.
     """
 
     autoencoder: Autoencoder
+    teacher: DecoderLayers | None
 
     def __init__(
         self,
@@ -35,12 +42,14 @@ class DecoderStage(ReconstructionStage):
         loss: ReconstructionLoss,
         loop: LoopConfig,
         perceptual: Perceptual | None = None,
+        teacher: DecoderLayers | None = None,
     ):
         temporal = DecoderLayers(config, autoencoder)
         super().__init__(loss, loop, VideoPatchDiscriminator(loss.width) if loss.adversarial else None, perceptual)
         self.temporal = temporal
         frozen = autoencoder.eval().requires_grad_(False)
         self.__dict__["autoencoder"] = frozen  # not a submodule: it stays out of checkpoints and of EMA
+        self.__dict__["teacher"] = teacher and teacher.eval().requires_grad_(False)
 
     @property
     def trained(self) -> nn.Module:
@@ -52,9 +61,10 @@ class DecoderStage(ReconstructionStage):
 
     def forward(self, batch: dict[str, Tensor]) -> Reconstruction:
         x = batch["video"]
-        y = VideoDecoder(self.autoencoder, self.temporal).decode(self._encoded(x)).float()
+        z = self._encoded(x)
+        y = VideoDecoder(self.autoencoder, self.temporal).decode(z).float()
         self.shown = x[:2].detach()
-        return Reconstruction(x, y)
+        return Reconstruction(x if self.teacher is None else self._taught(self.teacher.to(x.device), z), y)
 
     def facts(self, made: Reconstruction) -> dict[str, Tensor]:
         return {"flicker": flicker(made.x, made.y.detach())}
@@ -66,6 +76,10 @@ class DecoderStage(ReconstructionStage):
         # Clips are read with their channels last, which convolutions keep; torch 2.13 on a CPU crashes on the way back
         # through a group norm there whose input needs no gradient, as that of the first temporal layer.
         return rearrange(mean, "(b t) c h w -> b t c h w", t=x.shape[1]).contiguous()
+
+    @torch.no_grad()
+    def _taught(self, teacher: DecoderLayers, z: Tensor) -> Tensor:
+        return VideoDecoder(self.autoencoder, teacher).decode(z).float()
 
     @torch.no_grad()
     def pictures(self) -> np.ndarray:

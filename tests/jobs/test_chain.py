@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -367,9 +368,32 @@ def test_wrong_settings(chain: Chain, tmp_path: Path) -> None:
         ("fps=0", "a rate above 0"),
         ("decoder.frames=1", "frames >= 2"),
         ("decoder.frames=31", "no clip gives 31 frames at 30 fps"),
+        ("decoder.channels=[8,8,8,8]", "at most 3 levels"),
+        (f"teacher={chain.decoder}", "a teacher teaches a thin decoder"),
     ):
         with pytest.raises(Mistake, match=said):
             trained("decoder", tmp_path, *decoder, setting)
+
+
+def test_a_thin_decoder_is_taught_and_decodes_a_rollout(chain: Chain, tmp_path: Path) -> None:
+    own = [f"index={chain.out / 'world-30'}", f"autoencoder={chain.autoencoder}", "decoder.channels=[8]"]
+    thin = trained("decoder", tmp_path, *own, f"teacher={chain.decoder}")
+    header = weights.header(thin, "decoder")
+    assert header.config["channels"] == [8]
+    plain = trained("decoder", tmp_path / "real", *own)
+    assert weights.sha256(plain) != weights.sha256(thin), "the teacher's pictures are others than the real ones"
+    videos = []
+    for name, decoder in (("whole", chain.decoder), ("thin", thin)):
+        folder = Path(shutil.copytree(chain.interpolation.parent, tmp_path / name))
+        shutil.copy(chain.keyframes, folder)
+        shutil.copy(decoder, folder / "decoder.safetensors")
+        quick = ["sampler.steps=1", "start.steps=1", "interpolation.sampler.steps=1"]
+        (run,) = generate.run(None, folder, tmp_path / f"{name}-run", minutes=0.03, fps=Fraction(30), settings=quick)
+        videos.append(video.read(run / "video.mp4", frames=30).frames)
+    assert videos[0].shape == videos[1].shape and not np.array_equal(*videos)
+    other = trained("autoencoder", tmp_path / "other", f"index={chain.out / 'world'}", seed=9)
+    with pytest.raises(Mistake, match="the latents of another autoencoder"):
+        trained("decoder", tmp_path / "no", own[0], f"autoencoder={other}", *own[2:], f"teacher={chain.decoder}")
 
 
 def test_a_cache_at_the_rate_of_keyframes_has_nothing_between(chain: Chain, tmp_path: Path) -> None:

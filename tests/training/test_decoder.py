@@ -68,6 +68,47 @@ def test_the_discriminator_strides_in_space_and_sees_neighbouring_frames() -> No
     assert torch.equal(moved > 1e-6, torch.arange(12) <= 2 + 5)
 
 
+def thin(teacher: DecoderLayers | None = None) -> DecoderStage:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        autoencoder = Autoencoder(AUTOENCODER)
+        config, loss = DecoderConfig(kernel=1, channels=(8, 8)), ReconstructionLoss(perceptual=0, adversarial=0)
+        return DecoderStage(autoencoder, config, loss, LOOP, teacher=teacher)
+
+
+def test_a_thin_decoder_has_spatial_layers_of_its_own_which_learn() -> None:
+    made = thin()
+    whole = DecoderLayers(DecoderConfig(kernel=1), made.autoencoder)
+    count = sum(p.numel() for p in made.autoencoder.decoder.parameters())
+    assert sum(p.numel() for p in made.trained.parameters()) < count + sum(p.numel() for p in whole.parameters())
+    before, frozen = made({"video": clips()}), [p.clone() for p in made.autoencoder.parameters()]
+    assert before.y.shape == before.x.shape
+    optimiser = torch.optim.Adam(made.trained.parameters(), 1e-2)
+    for _ in range(20):
+        optimiser.zero_grad()
+        after = made({"video": clips()})
+        F.l1_loss(after.y, after.x).backward()
+        optimiser.step()
+    assert F.l1_loss(after.y, after.x) < 0.9 * F.l1_loss(before.y, before.x)
+    assert all(torch.equal(*pair) for pair in zip(frozen, made.autoencoder.parameters(), strict=True))
+    assert VideoDecoder(made.autoencoder, made.temporal).decode(torch.randn(1, 3, 4, 4, 8)).shape == (1, 3, 3, 16, 32)
+
+
+def test_its_teachers_pictures_stand_in_the_place_of_real_ones() -> None:
+    teacher = DecoderLayers(DecoderConfig(last=True), thin().autoencoder)
+    torch.nn.init.constant_(teacher.time_conv_out.bias, 0.5)
+    made = thin(teacher)
+    wanted = VideoDecoder(made.autoencoder, teacher).decode(made._encoded(clips()))
+    assert torch.equal(made({"video": clips()}).x, wanted) and not torch.equal(wanted, clips())
+    assert not any("teacher" in name for name in made.state_dict())
+
+
+@pytest.mark.parametrize("channels", [(8, 8, 8, 8), (6, 8)])
+def test_a_thin_decoder_that_does_not_fit(channels: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="at most 3 levels, each a multiple of 4"):
+        DecoderLayers(DecoderConfig(channels=channels), Autoencoder(AUTOENCODER))
+
+
 def test_an_autoencoder_with_a_codebook_gets_its_layers_too() -> None:
     with torch.random.fork_rng(devices=[]):
         autoencoder = Autoencoder(replace(AUTOENCODER, regularizer="vq", codebook=64))

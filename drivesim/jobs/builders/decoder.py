@@ -1,13 +1,15 @@
 """Stage ``decoder``."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from drivesim import config, weights
 from drivesim.data.loader import ClipData
 from drivesim.errors import Mistake
 from drivesim.jobs.builders.common import Built, given, rate_of, weights_of
+from drivesim.jobs.stack import load_decoder
 from drivesim.models.autoencoder import Autoencoder
-from drivesim.models.decoder import DecoderConfig
+from drivesim.models.decoder import DecoderConfig, DecoderLayers
 from drivesim.training.autoencoder import ReconstructionLoss
 from drivesim.training.decoder import DecoderStage
 from drivesim.training.loop import LoopConfig
@@ -19,6 +21,8 @@ class DecoderRun:
     index: folder that ``drivesim index`` wrote.
     init: weights of this stage, of the same shapes, that training begins with; none named is random ones.
     autoencoder: the weights whose decoder gets the layers.
+    teacher: weights of this stage, of the same autoencoder, whose pictures a thin decoder learns to make; none named:
+        the real ones.
     size: height and width that frames are resized and cropped to; none: the autoencoder's.
     fps: rate of the clips; those with fewer frames a second are left out.
     """
@@ -26,6 +30,7 @@ class DecoderRun:
     index: str = ""
     init: str = ""
     autoencoder: str = ""
+    teacher: str = ""
     size: tuple[int, int] | None = None
     fps: str | int | float = "30"
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
@@ -36,6 +41,19 @@ class DecoderRun:
         rate_of(self.fps)
         if self.decoder.frames < 2:
             raise Mistake("a clip that can flicker has frames >= 2", field="decoder.frames")
+        if self.teacher and not self.decoder.channels:
+            what = "a teacher teaches a thin decoder, which has channels of its own"
+            raise Mistake(what, field="teacher", mend="decoder.channels=[32,64], or leave it out")
+
+
+def _teacher(file: Path, autoencoder: Autoencoder, parent: Path) -> DecoderLayers:
+    """Raises:
+    Mistake: it decodes the latents of another autoencoder than that in the file ``parent``.
+    """
+    layers, header = load_decoder(file, autoencoder)
+    if header.parents.get("autoencoder") != weights.sha256(parent):
+        raise Mistake("decodes the latents of another autoencoder", where=file, mend="name the one of its folder")
+    return layers
 
 
 def build_decoder(settings: DecoderRun, begin: int) -> Built:
@@ -52,7 +70,11 @@ def build_decoder(settings: DecoderRun, begin: int) -> Built:
         steps=loop.steps, start_step=begin, seed=loop.seed, workers=loop.workers,
     )  # fmt: skip
     perceptual = builtin.perceptual if settings.loss.perceptual else None
-    stage = DecoderStage(autoencoder, settings.decoder, settings.loss, loop, perceptual)
+    teacher = _teacher(weights_of(settings.teacher, "decoder"), autoencoder, file) if settings.teacher else None
+    try:
+        stage = DecoderStage(autoencoder, settings.decoder, settings.loss, loop, perceptual, teacher)
+    except ValueError as problem:
+        raise Mistake(str(problem), field="decoder.channels") from None
 
     def header() -> weights.Header:
         return weights.Header(
