@@ -211,14 +211,13 @@ def averages(device: torch.device) -> Pair:
             super().__init__(LoopConfig(ema=0.999))
             self.model = nn.ModuleList(nn.Linear(128, 128) for _ in range(200))
 
-    made = []
-    for callback in (EMAWeightAveraging(decay=0.999), *averaging(Small())):
-        module = Small().to(device)
-        callback.setup(None, module, "fit")
-        made.append((callback._average_model, module))
+    peer, module = EMAWeightAveraging(decay=0.999), Small().to(device)
+    peer.setup(None, module, "fit")  # type: ignore[arg-type]  # no trainer is looked at
+    (own,), ours = averaging(Small()), Small().to(device)
+    own.begin(ours)
     return Pair(
-        lambda: made[0][0].update_parameters(made[0][1]),
-        lambda: made[1][0].update_parameters(made[1][1]),
+        lambda: peer._average_model.update_parameters(module),  # type: ignore[union-attr]
+        lambda: own.update(ours),
         same=False,
         networks=False,
     )

@@ -111,8 +111,8 @@ class Step:
 
 
 def state(work: Work) -> float:
-    """Bytes of weights, gradients, two moments and the average. The average is a copy of all, what is frozen too."""
-    return FLOAT * (2 * work.parameters + 3 * work.trained)
+    """Bytes of the weights, and of what is trained gradients, two moments and the average."""
+    return FLOAT * (work.parameters + 4 * work.trained)
 
 
 def step(work: Work, machine: Machine, gpus: int, share: float, sharded: bool, recompute: bool) -> Step | None:
@@ -260,7 +260,7 @@ def attempted(name: str, image: Any, settings: Any, batch: int) -> Trial:
 
 def held_against(names: list[str]) -> None:
     """Prints what is counted of ``configs/tiny`` beside what real steps take: a checkpoint holds all of the state but
-    the gradients."""
+    the gradients and what is frozen."""
     print("MEASURED on this CPU, real steps of configs/tiny at latents of 16x32:\n")
     print("| stage, batches | kept, a sample: counted | measured | ratio | state: counted | measured | ratio |")
     print("|---|---|---|---|---|---|---|")
@@ -268,7 +268,7 @@ def held_against(names: list[str]) -> None:
         image, settings = loaded(name, "tiny")
         work = counted(name, image, settings)
         kept, checkpoint = measured(name, image, settings)
-        held = checkpoint + FLOAT * work.trained
+        held = checkpoint + FLOAT * work.parameters  # of the gradients, and of what is frozen, which it lacks
         cells = [f"{work.kept / 1e6:.1f} MB", f"{kept / 1e6:.1f} MB", f"{kept / work.kept:.2f}"]
         cells += [f"{state(work) / 1e6:.1f} MB", f"{held / 1e6:.1f} MB", f"{held / state(work):.2f}"]
         print(f"| {name}, {' and '.join(map(str, SIZES[name]))} | {' | '.join(cells)} |", flush=True)

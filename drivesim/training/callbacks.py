@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Callback, Checkpoint, WeightAveraging
+from pytorch_lightning.callbacks import Callback, Checkpoint
 from rich.console import Console
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
@@ -24,6 +24,7 @@ from drivesim.training import checkpoints, together
 from drivesim.training.together import Agreed
 
 LOG_EVERY = 10
+AVERAGE = "average"  # of a checkpoint: how many steps are in the averages, and these
 NAMED = 6  # samples, or clips, that an error names
 SURE_AFTER = 5  # steps: the first are slower, and a rate from none of them is no rate
 
@@ -49,29 +50,78 @@ class Count(Callback):
             trainer.should_stop = True
 
 
-class Average(WeightAveraging):
-    """The averaged weights; a step that was skipped leaves them alone."""
+class Average(Callback):
+    """The running average of what is trained; a step that was skipped leaves it alone.
+
+    It begins at the weights behind the first step. What is frozen is its own average, and is not copied: Lightning's
+    and torch's averages copy the whole model, in memory and in every checkpoint.
+
+    ``tensors`` are the averages by the names of their weights, shards where these are; ``count`` steps are in them.
+    """
 
     def __init__(self, decay: float):
-        super().__init__(multi_avg_fn=get_ema_multi_avg_fn(decay))
+        self.count, self.tensors = 0, dict[str, Tensor]()
+        self._mixed = get_ema_multi_avg_fn(decay)
 
-    @property
-    def module(self) -> nn.Module | None:
-        """The model that holds the averages, once the training has begun."""
-        return None if self._average_model is None else self._average_model.module
+    def on_load_checkpoint(self, trainer: pl.Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        kept = checkpoint[AVERAGE]
+        self.count, self.tensors = kept["count"], dict(kept["tensors"])
+
+    def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        checkpoint[AVERAGE] = {"count": self.count, "tensors": dict(self.tensors)}
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        self.begin(pl_module)
+
+    def begin(self, stage: nn.Module) -> None:
+        """The averages are where the weights are, and in shards where these are: at once as they are, or as a
+        checkpoint has them."""
+        kept = self.tensors
+        self.tensors = {
+            name: together.spread(kept[name], now).to(now.device) if name in kept else now.clone()
+            for name, now in trained(stage).items()
+        }
+
+    @torch.no_grad()
+    def update(self, stage: nn.Module) -> None:
+        now, held = list(trained(stage).values()), list(self.tensors.values())
+        if self.count:
+            self._mixed(held, now, self.count)
+        else:
+            for average, weight in zip(held, now, strict=True):
+                average.copy_(weight)
+        self.count += 1
 
     @contextmanager
     def inside(self, stage: pl.LightningModule) -> Iterator[None]:
         """``stage`` holds the averages within the block."""
-        self._swap_models(stage)
+        self._swap(stage)
         try:
             yield
         finally:
-            self._swap_models(stage)
+            self._swap(stage)
+
+    @torch.no_grad()
+    def _swap(self, stage: nn.Module) -> None:
+        for name, now in trained(stage).items():
+            kept = self.tensors[name].clone()
+            self.tensors[name].copy_(now)
+            now.copy_(kept)
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        if pl_module.flaw is None and self._average_model is not None:
-            self._average_model.update_parameters(pl_module)
+        if pl_module.flaw is None:
+            self.update(pl_module)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        """The averages are what remains."""
+        for name, now in trained(pl_module).items():
+            now.copy_(self.tensors[name])
+        self.tensors = {}
+
+
+def trained(module: nn.Module) -> dict[str, Tensor]:
+    """The weights of ``module`` that are not frozen, by name, detached: what is written to them is written to it."""
+    return {name: p.detach() for name, p in module.named_parameters() if p.requires_grad}
 
 
 class BadSteps(Callback):
@@ -112,9 +162,9 @@ class BadSteps(Callback):
             raise Agreed(f"{what}{_spoiled_words(found)}; {self._named(self.recent)}", where=self.name, mend=mend)
 
     def _check_weights(self, stage: nn.Module, step: int, batch: Any) -> None:
-        held = {"weights": stage, "averaged weights": self.average and self.average.module}
-        for words, module in held.items():
-            for name, tensor in module.state_dict().items() if module is not None else ():
+        held = {"weights": stage.state_dict(), "averaged weights": self.average.tensors if self.average else {}}
+        for words, tensors in held.items():
+            for name, tensor in tensors.items():
                 if tensor.is_floating_point() and not bool(together.whole(torch.isfinite(tensor).all())):
                     what = f"the {words} are not finite at step {step}, first {name}"
                     mend = "--resume goes on from the last checkpoint, which is sound"

@@ -5,6 +5,7 @@ whichever is further along. With ``steps`` alone the result is a function of the
 demos.
 """
 
+import hashlib
 import logging
 import math
 import signal
@@ -29,7 +30,7 @@ from drivesim import weights
 from drivesim.errors import Interrupted, Mistake, out_of_memory
 from drivesim.signals import Stop
 from drivesim.training import checkpoints, together
-from drivesim.training.callbacks import Average, BadSteps, Checkpoints, Count, Curves, Progress
+from drivesim.training.callbacks import AVERAGE, Average, BadSteps, Checkpoints, Count, Curves, Progress
 from drivesim.training.pictures import Pictures
 from drivesim.training.recompute import recomputing
 
@@ -143,6 +144,7 @@ class Stage(pl.LightningModule):
         self.minutes_before = 0.0
         self.flaw: str | None = None
         self.skipped = self.bad_in_a_row = 0
+        self.frozen_hash = ""  # the hash of the weights that are frozen, once a training begins
         self._loss: Tensor | None = None
 
     @property
@@ -176,8 +178,16 @@ class Stage(pl.LightningModule):
             for group in optimizer.param_groups:
                 group["lr"] = self.rate()
 
+    def frozen_weights(self) -> dict[str, Tensor]:
+        """By name. They are those of the parents' files: no checkpoint holds them, which may be half of its bytes."""
+        return {name: p.detach() for name, p in self.named_parameters() if not p.requires_grad}
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        frozen = self.frozen_weights()
+        state = checkpoint["state_dict"]
+        checkpoint["state_dict"] = {name: tensor for name, tensor in state.items() if name not in frozen}
         checkpoint["drivesim"] = {
+            "frozen": self.frozen_hash,
             "steps_done": self.steps_done,
             "minutes": self.minutes_spent,
             "skipped": self.skipped,
@@ -185,7 +195,14 @@ class Stage(pl.LightningModule):
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Raises:
+        Mistake: it was trained on other weights that are frozen.
+        """
         kept = checkpoint["drivesim"]
+        if kept["frozen"] != self.frozen_hash:
+            mend = "put the weights back that it began with, or begin again in another --out"
+            raise Mistake("began with other weights of the model that it builds on", where="--resume", mend=mend)
+        checkpoint["state_dict"] = {**self.frozen_weights(), **checkpoint["state_dict"]}
         self.steps_done, self.minutes_before = kept["steps_done"], kept["minutes"]
         self.skipped, self.bad_in_a_row = kept.get("skipped", 0), kept.get("bad_in_a_row", 0)
 
@@ -275,10 +292,12 @@ def train(
     """
     loop = stage.loop
     loop.part(devices * nodes)
+    stage.frozen_hash = _digest(stage.frozen_weights())
     if begin is not None and checkpoints.steps_in(begin) >= loop.steps:  # only the weight file is missing
         content = checkpoints.read(begin)
         stage.on_load_checkpoint(content)
-        stage.load_state_dict(content["state_dict"])  # the averaged ones: Lightning keeps the others beside them
+        averaged = content[AVERAGE]["tensors"] if AVERAGE in content else {}
+        stage.load_state_dict({**content["state_dict"], **averaged})
         return
     averages = averaging(stage)
     average = averages[0] if averages else None
@@ -286,7 +305,7 @@ def train(
     callbacks: list[Callback] = [Count(), BadSteps(name, loop.bad_steps, average, clip)]
     callbacks += [Progress(name), Curves(out / "metrics.csv")] if rank == 0 else []
     callbacks += averages
-    strategy = _strategy(stage, average) if devices * nodes > 1 else None
+    strategy = _strategy(stage) if devices * nodes > 1 else None
     if hasattr(stage, "pictures") and (rank == 0 or isinstance(strategy, together.Shards)):
         callbacks.append(Pictures(out / "samples", loop.sample_every, average))
     stopping = Stop("step", signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, speaks=rank == 0)
@@ -321,7 +340,16 @@ def train(
             ) from None
 
 
-def _strategy(stage: Stage, average: Average | None) -> Strategy:
+def _digest(tensors: dict[str, Tensor]) -> str:
+    """SHA-256 of names and values; "" of none."""
+    found = hashlib.sha256()
+    for name, tensor in tensors.items():
+        found.update(name.encode())
+        found.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return found.hexdigest() if tensors else ""
+
+
+def _strategy(stage: Stage) -> Strategy:
     """Raises:
     Mistake: a stage that cannot be sharded.
     """
@@ -330,8 +358,7 @@ def _strategy(stage: Stage, average: Average | None) -> Strategy:
     if not stage.shards:
         what = "is for models of diffusion; this stage's model is small, and its adversary needs it whole"
         raise Mistake(what, field="loop.strategy", mend="loop.strategy=ddp")
-    held = [] if average is None else [average]
-    return together.Shards(lambda: [own.module for own in held if own.module is not None])
+    return together.Shards()
 
 
 def smaller(batch: int, part: int | None = None) -> str:

@@ -5,7 +5,7 @@ Each holds an equal part of the batch of a step. Losses are means over equal par
 that of the whole batch; what no mean tells (whether to stop, whether a step was bad) is agreed on here.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from datetime import timedelta
@@ -120,15 +120,7 @@ class Copies(DDPStrategy):
 
 class Shards(Copies):
     """Every process holds a part of the weights, of the optimiser and of the average (FSDP2); a block's weights are
-    gathered for as long as it is computed.
-
-    Args:
-        beside: what else is sharded as the stage is: the average, once it is there.
-    """
-
-    def __init__(self, beside: Callable[[], Iterable[nn.Module]]):
-        super().__init__()
-        self.beside = beside
+    gathered for as long as it is computed. The average begins once the weights are shards, and is of such, too."""
 
     @property
     def restore_checkpoint_after_setup(self) -> bool:
@@ -136,8 +128,7 @@ class Shards(Copies):
 
     def configure_ddp(self) -> None:
         assert self.model is not None
-        for module in (self.model, *self.beside()):
-            shard(module, self.root_device.type)
+        shard(self.model, self.root_device.type)
 
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
         assert self.lightning_module is not None

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 from drivesim.errors import Interrupted, Mistake
 from drivesim.training.autoencoder import AutoencoderStage, latent_statistics
-from drivesim.training.callbacks import Progress
-from drivesim.training.checkpoints import latest, steps_in
+from drivesim.training.callbacks import Progress, trained
+from drivesim.training.checkpoints import latest, steps_in, tensors
 from drivesim.training.decoder import DecoderStage
 from drivesim.training.diffusion import TemporalStage
-from drivesim.training.loop import Stage, train
+from drivesim.training.loop import Stage, averaging, train
 
 from .tiny import LOOP, Memory, loop, stage
 
@@ -83,13 +83,57 @@ def test_averages_are_what_remains(tmp_path: Path) -> None:
     made = stage("autoencoder", loop(steps=4, ema=0.5))
     made.__class__ = Noted
     train(made, Memory("autoencoder", made.loop), "autoencoder", tmp_path, "cpu")
-    last = torch.load(latest(tmp_path), weights_only=True)["current_model_state"]
+    last = torch.load(latest(tmp_path), weights_only=True)["state_dict"]
     history = [*made.__dict__["history"][1:], [last[f"model.{name}"] for name, _ in made.model.named_parameters()]]
     wanted = history[0]
     for now in history[1:]:
         wanted = [0.5 * a + 0.5 * b for a, b in zip(wanted, now, strict=True)]
     for got, want in zip(made.model.parameters(), wanted, strict=True):
         torch.testing.assert_close(got.detach(), want)
+
+
+@pytest.mark.parametrize("name", ["keyframes", "decoder"])
+def test_what_is_frozen_is_neither_averaged_nor_in_a_checkpoint(name: str, tmp_path: Path) -> None:
+    """A checkpoint takes what is trained four times: itself, the average and two moments."""
+    made = fit(name, tmp_path, steps=3, ema=0.5)
+    frozen, layers = parts(made)
+    named = {n for n, p in made.named_parameters() if p.requires_grad}
+    assert len(named) == len(list(layers.parameters())) and len(list(frozen.parameters())) > 0
+    content = torch.load(latest(tmp_path), weights_only=True)
+    assert content["average"]["tensors"].keys() == content["state_dict"].keys() == named
+    assert content["average"]["count"] == 3
+    whole = sum(p.nbytes for p in layers.parameters())
+    assert 4 * whole <= sum(t.nbytes for _, t in tensors(content)) < 4 * whole + 1000 * len(named)
+    for name, average in content["average"]["tensors"].items():
+        assert torch.equal(made.state_dict()[name], average)
+
+
+def test_within_its_block_a_stage_holds_the_averages_and_what_is_frozen() -> None:
+    made = stage("keyframes", loop(ema=0.5))
+    (average,) = averaging(made)
+    average.begin(made)
+    before = {name: tensor.clone() for name, tensor in made.state_dict().items()}
+    for value in (1.0, 2.0, 4.0):  # 1, then 1.5, then 2.75
+        for weight in trained(made).values():
+            weight.fill_(value)
+        average.update(made)
+    now = {name: tensor.clone() for name, tensor in made.state_dict().items()}
+    with average.inside(made):
+        for name, tensor in made.state_dict().items():
+            assert torch.all(tensor == 2.75) if name in trained(made) else torch.equal(tensor, before[name])
+    assert same(made.state_dict(), now)
+    assert all(torch.all(tensor == 2.75) for tensor in average.tensors.values())
+
+
+def test_other_frozen_weights_than_it_began_with_are_a_mistake(tmp_path: Path) -> None:
+    """A checkpoint lacks them: they come from the parents' files, which may have been made anew meanwhile."""
+    fit("keyframes", tmp_path, steps=2)
+    made = stage("keyframes", loop(steps=4))
+    with torch.no_grad():
+        next(parts(made)[0].parameters()).view(-1)[0] += 1
+    with pytest.raises(Mistake, match="began with other weights of the model that it builds on") as told:
+        train(made, Memory("keyframes", made.loop, 2), "keyframes", tmp_path, "cpu", latest(tmp_path))
+    assert len(str(told.value).splitlines()) == 2
 
 
 def test_budget_by_steps_and_by_minutes(monkeypatch: pytest.MonkeyPatch) -> None:

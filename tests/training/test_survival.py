@@ -21,7 +21,7 @@ from torch import Tensor
 from drivesim import weights
 from drivesim.errors import Interrupted, Mistake
 from drivesim.training import checkpoints
-from drivesim.training.callbacks import rows
+from drivesim.training.callbacks import Average, rows
 from drivesim.training.checkpoints import latest, steps_in
 from drivesim.training.loop import Stage, train
 
@@ -217,9 +217,8 @@ def in_weights(made: Stage, batch: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def in_average(made: Stage, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-    average = next(c for c in made.trainer.callbacks if hasattr(c, "_average_model"))
-    with torch.no_grad():
-        next(average.module.parameters()).view(-1)[0] = math.nan
+    average = next(c for c in made.trainer.callbacks if isinstance(c, Average))
+    next(iter(average.tensors.values())).view(-1)[0] = math.nan
     return batch
 
 
@@ -268,7 +267,7 @@ def test_a_bad_step_is_skipped_counted_and_told(
     assert not all(torch.equal(a, b) for a, b in zip(seen[5], seen[6], strict=True)), "step 5 did not"
     assert made.skipped == 1 and skipped(tmp_path) == ["", "1"]
     three, four = (checkpoints.read(checkpoints.named(tmp_path, n)) for n in (4, 8))
-    assert three["drivesim"]["skipped"] == 1 and four["averaging_state"]["n_averaged"] == 7
+    assert three["drivesim"]["skipped"] == 1 and four["average"]["count"] == 7
 
 
 @pytest.mark.parametrize("name", ["autoencoder", "decoder"])
