@@ -2,16 +2,20 @@
 
     python tools/measure_drift.py roll WEIGHTS HELD --out runs/drift/all [--rollouts 64] [--set KEY=VALUE ...]
     python tools/measure_drift.py score HELD runs/drift/all runs/drift/none ... --json FILE [--picture FILE.png]
+    python tools/measure_drift.py clips HELD runs/drift/all [--count 2] --json FILE
 
 ``roll`` makes rollouts at the key-frame rate, told the boxes and labels of their clips; it goes on where it stopped.
 ``score`` takes from every rollout the same number of clips of 16 frames out of seconds 10 to 40, and out of the last 30
 (7 each, evenly: 448 of 64 rollouts), and says their distance (fvd[builtin-v1]) from as many real clips, with the group
 jackknife's standard error; the same of real clips whose first frame stands still; and saturation, contrast and motion
 beside the real ones. The curve takes 7 clips out of every 10 seconds.
+``clips`` scores rollouts of any length: so many clips of 16 frames of each, behind its opening, against as many real
+ones; FVD, and FID of four frames a clip, without their bias, with their standard errors.
 """
 
 import argparse
 import json
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -19,19 +23,20 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from drivesim.data import video
 from drivesim.data.index import Index
 from drivesim.jobs import generate, openings
 from drivesim.metrics import drift
-from drivesim.metrics.builtin import Builtin
+from drivesim.metrics.builtin import Builtin, BuiltinFrames
 from drivesim.metrics.features import prepared_clips
 from drivesim.metrics.jackknife import frechet
 from drivesim.scene import KEYFRAME_FPS
 from drivesim.weights import write_atomic
 
-FRAMES, CLIPS = 16, 7
+FRAMES, CLIPS, SINGLE = 16, 7, 4
 STRETCH = 30.0
 SHOWN = ("saturation", "contrast", "motion", "brightness", "sharpness")
 Plain = dict[str, Any]
@@ -51,6 +56,7 @@ def roll(args: argparse.Namespace) -> None:
             later = (n // len(entries)) * float(16 / KEYFRAME_FPS)
             at = min(later, float(entry.seconds) - args.seconds - 1)
             boxes = index.boxes(entry.clip_id) if args.boxes else None
+            entry = entry if args.labels else replace(entry, night=None, cars=None)
             openings.write(entry, boxes, scenarios, f"{n:03d}", args.seconds, KEYFRAME_FPS, seed=n, at=round(at, 3))
     generate.run(
         scenarios,
@@ -101,6 +107,37 @@ def score(args: argparse.Namespace) -> None:
         draw(found, args.picture)
 
 
+# --- clips ------------------------------------------------------------------------------------------------------------
+
+
+def clips(args: argparse.Namespace) -> None:
+    made = [Film(file, Builtin()) for file in sorted(args.folder.glob("rollouts/*/video.mp4"))]
+    real = [Film(entry.file, Builtin()) for entry in Index.open(args.index).entries]
+    each = max(1, round(args.count * len(made) / len(real)))
+    after = float(1 / KEYFRAME_FPS)  # a rollout begins with the last frame of its opening
+    found: Plain = {"clips": args.count * len(made), "real clips": each * len(real)}
+    for name, seen in (("fvd", moving), ("fid", single)):
+        sides = seen(real, 0.0, each), seen(made, after, args.count)
+        found |= {name if key == "fvd" else f"{name} {key}": value for key, value in told(*sides).items()}
+    true, own = statistics(real, 0.0, None), statistics(made, after, None)
+    found |= {key: own[key] / true[key] for key in SHOWN}
+    print(json.dumps(found))
+    write_atomic(args.json, (json.dumps(found, indent=1) + "\n").encode())
+
+
+def moving(films: list["Film"], begin: float, count: int) -> Tensor:
+    """``N d``, a row a clip."""
+    look = Builtin()
+    return torch.cat([look(film.clips(begin, film.seconds, count)) for film in films])
+
+
+def single(films: list["Film"], begin: float, count: int) -> Tensor:
+    """``N r d``, a row a frame."""
+    look = BuiltinFrames()
+    frames = torch.cat([prepared_clips(look, film.pictures(begin, film.seconds, count)[:, None]) for film in films])
+    return rearrange(look(frames), "(n r) d -> n r d", r=SINGLE)
+
+
 class Film:
     """A video at the key-frame rate, as the network looks at it and as it is."""
 
@@ -111,9 +148,16 @@ class Film:
 
     def clips(self, begin: float, end: float, count: int) -> Tensor:
         """``count`` clips as prepared, evenly in the seconds ``[begin, end)``; they may overlap."""
+        return torch.stack([self.prepared[n : n + FRAMES] for n in self.starts(begin, end, count)])
+
+    def pictures(self, begin: float, end: float, count: int) -> np.ndarray:
+        """Of each of those clips, ``SINGLE`` frames: uint8 ``N H W 3``."""
+        places = np.linspace(0, FRAMES - 1, SINGLE).round().astype(int)
+        return np.concatenate([self.frames[n + places] for n in self.starts(begin, end, count)])
+
+    def starts(self, begin: float, end: float, count: int) -> list[int]:
         first, last = round(begin * float(KEYFRAME_FPS)), min(len(self.frames), round(end * float(KEYFRAME_FPS)))
-        starts = np.linspace(first, last - FRAMES, count).round().astype(int)
-        return torch.stack([self.prepared[n : n + FRAMES] for n in starts])
+        return [int(n) for n in np.linspace(first, last - FRAMES, count).round()]
 
 
 def still(clips: Tensor) -> Tensor:
@@ -171,11 +215,12 @@ def main() -> None:
     own = commands.add_parser("roll")
     own.add_argument("weights", type=Path)
     own.add_argument("index", type=Path)
-    own.add_argument("--set", nargs="*", default=[], dest="settings", metavar="KEY=VALUE")
+    own.add_argument("--set", nargs="*", action="extend", default=[], dest="settings", metavar="KEY=VALUE")
     own.add_argument("--out", type=Path, required=True)
     own.add_argument("--rollouts", type=int, default=64)
     own.add_argument("--seconds", type=float, default=60.0)
     own.add_argument("--no-boxes", dest="boxes", action="store_false")
+    own.add_argument("--no-labels", dest="labels", action="store_false")
     own.set_defaults(run=roll)
     own = commands.add_parser("score")
     own.add_argument("index", type=Path)
@@ -183,6 +228,12 @@ def main() -> None:
     own.add_argument("--json", type=Path, required=True)
     own.add_argument("--picture", type=Path)
     own.set_defaults(run=score)
+    own = commands.add_parser("clips")
+    own.add_argument("index", type=Path)
+    own.add_argument("folder", type=Path)
+    own.add_argument("--count", type=int, default=1, help="clips a rollout")
+    own.add_argument("--json", type=Path, required=True)
+    own.set_defaults(run=clips)
     args = parser.parse_args()
     args.run(args)
 

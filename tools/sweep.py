@@ -3,10 +3,11 @@
     python tools/sweep.py configs/sweeps/boxes.yaml cache=runs/latents ... --out runs/sweep [--cells 2] [--table]
 
 A cell is a row with a seed: its commands run one after the other in a folder of its own, and the last one leaves
-``scores.json``. A command that ended is noted, so a queue that was stopped goes on where it was; a training that was
-stopped goes on from its checkpoint. Start it several times, and the processes share the cells. Seeds come before rows:
-stopped early, it has compared all rows once. The table is printed at the end, or alone by ``--table``: means over
-seeds, ``±`` half of what lies between the lowest and the highest, cells that are missing empty.
+``scores.json``. What several rows take is ``shared``: made once a seed, by the first cell that names it. A command
+that ended is noted, so a queue that was stopped goes on where it was; a training that was stopped goes on from its
+checkpoint. Start it several times, and the processes share the cells. Seeds come before rows: stopped early, it has
+compared all rows once. The table is printed at the end, or alone by ``--table``: means over seeds, ``±`` half of what
+lies between the lowest and the highest, cells that are missing empty; minutes with those of what is shared.
 """
 
 import argparse
@@ -18,9 +19,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO
 
@@ -41,6 +42,8 @@ class Sweep:
             ``given`` what the command line says it is. ``drivesim`` and ``python`` are those that run this.
         columns: numbers of ``scores.json``, and what they are called in the table.
         given: names that the command line must set.
+        shared: what rows have in common, by name: a command, of which ``{cell}`` is its own folder. Rows, commands and
+            what follows here say ``{name}`` for that folder, and nothing is made that no cell says.
     """
 
     rows: dict[str, str]
@@ -48,14 +51,25 @@ class Sweep:
     commands: tuple[str, ...]
     columns: dict[str, str]
     given: tuple[str, ...] = ()
+    shared: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in self.shared:
+            if name in {*self.rows, *self.given, "cell", "seed", "row"}:
+                raise Mistake(f"'{name}' is something else, too", field="shared", mend="call it otherwise")
 
 
 @dataclass(frozen=True)
 class Cell:
+    """Args:
+    needs: what is shared and made before it, in order.
+    """
+
     row: str
     seed: int
     folder: Path
     commands: tuple[tuple[str, ...], ...]
+    needs: tuple["Cell", ...] = ()
 
     @property
     def digest(self) -> str:
@@ -65,7 +79,17 @@ class Cell:
     def scores(self) -> dict[str, float] | None:
         """Of a cell that is done."""
         file = self.folder / SCORES
-        return json.loads(file.read_text()) if file.is_file() and len(self.done()) == len(self.commands) else None
+        return json.loads(file.read_text()) if file.is_file() and self.ended else None
+
+    @property
+    def ended(self) -> bool:
+        return len(self.done()) == len(self.commands)
+
+    @property
+    def minutes(self) -> float:
+        """Of its commands, and of those that it needs."""
+        own = sum(note["seconds"] for note in self.done()) / 60
+        return own + sum(sum(note["seconds"] for note in need.done()) / 60 for need in self.needs)
 
     def done(self) -> list[dict[str, float]]:
         """What is noted of the commands that ended.
@@ -84,10 +108,23 @@ class Cell:
 
 def cells(sweep: Sweep, out: Path, given: dict[str, str]) -> Iterator[Cell]:
     for seed in sweep.seeds:
-        for row, words in sweep.rows.items():
-            folder = out / f"{row}-{seed}"
-            names = {**given, "cell": str(folder), "seed": str(seed), "row": words}
-            yield Cell(row, seed, folder, tuple(_words(command, names) for command in sweep.commands))
+        names, shared = {**given, "seed": str(seed)}, dict[str, Cell]()
+        for name, command in sweep.shared.items():
+            folder = out / f"{name}-{seed}"
+            words = (_words(command, {**names, "cell": str(folder)}),)
+            shared[name] = Cell(name, seed, folder, words, _needed([command], shared))
+            names[name] = str(folder)
+        for row, told in sweep.rows.items():
+            folder, needs = out / f"{row}-{seed}", _needed([told, *sweep.commands], shared)
+            own = {**names, "cell": str(folder), "row": shlex.join(_words(told, names))}
+            yield Cell(row, seed, folder, tuple(_words(command, own) for command in sweep.commands), needs)
+
+
+def _needed(commands: Iterable[str], shared: dict[str, Cell]) -> tuple[Cell, ...]:
+    """What ``commands`` name of it, each behind what it needs itself."""
+    named = [cell for name, cell in shared.items() if any(f"{{{name}}}" in command for command in commands)]
+    every = [each for cell in named for each in (*cell.needs, cell)]
+    return tuple({cell.row: cell for cell in every}.values())
 
 
 def _words(command: str, names: dict[str, str]) -> tuple[str, ...]:
@@ -98,12 +135,12 @@ def _words(command: str, names: dict[str, str]) -> tuple[str, ...]:
 
 
 @contextmanager
-def held(folder: Path) -> Iterator[bool]:
-    """Whether the cell is ours: no other process works at it, and none will meanwhile."""
+def held(folder: Path, wait: bool = False) -> Iterator[bool]:
+    """Whether the cell is ours: no other process works at it, and none will meanwhile; ``wait``: once that one ends."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             yield False
             return
@@ -111,7 +148,12 @@ def held(folder: Path) -> Iterator[bool]:
 
 
 def make(cell: Cell) -> bool:
-    """Runs what is left of a cell; False where a command failed, whose output is in ``log.txt``."""
+    """Runs what is left of a cell and of what it needs; False where a command failed, whose output is in its
+    ``log.txt``."""
+    for need in cell.needs:
+        with held(need.folder, wait=True):
+            if not need.ended and not make(replace(need, needs=())):
+                return False
     with (cell.folder / "log.txt").open("a") as log:
         for command in cell.commands[len(cell.done()) :]:
             begin = time.monotonic()
@@ -169,8 +211,7 @@ def table(sweep: Sweep, made: list[Cell]) -> str:
         done = [cell for cell in made if cell.row == row and cell.scores is not None]
         scores = [cell.scores or {} for cell in done]
         shown = [_spread([each[column] for each in scores if each.get(column) is not None]) for column in sweep.columns]
-        minutes = [sum(note["seconds"] for note in cell.done()) / 60 for cell in done]
-        shown += [str(len(done)) if done else "", f"{max(minutes):.1f}" if done else ""]
+        shown += [str(len(done)) if done else "", f"{max(cell.minutes for cell in done):.1f}" if done else ""]
         lines.append(f"| {row} | " + " | ".join(shown) + " |")
     return "\n".join(lines)
 

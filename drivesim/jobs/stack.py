@@ -168,10 +168,10 @@ def load(
     apart = "temporal-text" in hashes
     others = _encoder(folder / text.FOLDER, on) if apart else told
     temporal_tokens, null_temporal = others if image.unet.config.text and sources.temporal else (None, None)
-    layers = None
+    layers, network = None, VideoUNet(image.unet)
     if sources.temporal is not None:
-        layers, own = load_temporal(sources.temporal, image)
-        layers = layers.to(on)
+        network, layers, own = _predictor(sources.temporal, image, null_tokens)
+        network = network.to(on)
         _check_width(None if layers.config.told else layers.config.cross, others[1], sources.temporal)
     else:
         own = _alone(sources, header)
@@ -179,6 +179,7 @@ def load(
         raise Mistake(
             f"trained at {own.fps} frames a second, key-frames are at {KEYFRAME_FPS}", where=files["keyframes"]
         )
+    known = bool(own.schedule.get("known"))
     latent = headers["autoencoder"].latent
     f, (height, width) = latent["f"], own.size
     if not height or not width:
@@ -186,7 +187,7 @@ def load(
         raise Mistake("does not say how large its frames are", where=files["image"], mend=mend)
     return Stack(
         image=Denoiser(_in(precision, on, VideoUNet(image.unet)), schedule),
-        keyframes=Denoiser(_in(precision, on, VideoUNet(image.unet, layers)), schedule, own.schedule.get("distilled")),
+        keyframes=Denoiser(_in(precision, on, network), schedule, own.schedule.get("distilled")),
         tokens=tokens,
         null_tokens=null_tokens,
         mean=torch.tensor(latent["mean"], device=on),
@@ -206,7 +207,8 @@ def load(
         boxed=image.told if image.takes_boxes else None,
         words=image.unet.config.text,
         temporal=layers is not None,
-        contextual=layers is not None and _contextual(layers.config, image.unet.config),
+        contextual=layers is not None and (known or _contextual(layers.config, network.spatial.config)),
+        known=known,
         most_given=2 if layers is None else layers.config.given,
         usual=_usual(own.latent.get("usual"), on),
         stretches=layers is None or (layers.config.alpha == "scalar" and layers.config.positions == "relative"),
@@ -214,6 +216,20 @@ def load(
         null_temporal=null_temporal,
         apart=apart,
     )
+
+
+def _predictor(
+    file: Path, image: ImageModel, tokens: Tensor | None
+) -> tuple[VideoUNet, TemporalLayers, weights.Header]:
+    """Of temporal layers over ``image``, or of a model of both in one file.
+
+    Args:
+        tokens: ``L D``, such as it will be told.
+    """
+    if "model" in weights.header(file, "keyframes").config:
+        return _whole(file, image, tokens, "keyframes")
+    layers, header = load_temporal(file, image)
+    return VideoUNet(image.unet, layers), layers, header
 
 
 def _contextual(layers: TemporalConfig, image: UNetConfig) -> bool:
@@ -306,13 +322,15 @@ def _interpolation(
     return Interpolation(denoiser, layers.config.rates, header.schedule.get("shared", 0.0), whole)
 
 
-def _whole(file: Path, image: ImageModel, told: Tensor | None) -> tuple[VideoUNet, TemporalLayers, weights.Header]:
+def _whole(
+    file: Path, image: ImageModel, told: Tensor | None, stage: str = "interpolation"
+) -> tuple[VideoUNet, TemporalLayers, weights.Header]:
     """A model of image and temporal layers in one file.
 
     Raises:
         Mistake: its latents have another number of channels than those of ``image``, or its tokens another width.
     """
-    tensors, header = weights.load(file, "interpolation")
+    tensors, header = weights.load(file, stage)
     model = WholeModel(unet_config(header.config["model"]), temporal_config(header.config["temporal"]))
     weights.fill(model, tensors, file)
     model = model.eval().requires_grad_(False)

@@ -115,7 +115,7 @@ def _own(file: Path, header: weights.Header) -> nn.Module | None:
                 return Autoencoder(config_of(header))
             if header.stage == "image":
                 return ImageModel(unet_config(header.config))
-            if header.stage == "interpolation" and "model" in header.config:
+            if header.stage in LAYERS and "model" in header.config:
                 return WholeModel(unet_config(header.config["model"]), temporal_config(header.config["temporal"]))
             if header.stage not in LAYERS or not beside.is_file():
                 return None

@@ -36,7 +36,8 @@ class AutoencoderConfig:
     attention: self-attention in the middle, as in Stable Diffusion; small models do without.
     level_attention: levels with self-attention behind every residual block; none named is none, as in Stable Diffusion.
     groups: of the group norms.
-    regularizer: ``kl``, a Gaussian posterior, or ``vq``, a codebook of ``codebook`` entries (the driving model's).
+    regularizer: ``kl``, a Gaussian posterior, or ``vq``, a codebook of ``codebook`` entries (the driving model's); or
+        ``none``, no network at all: pixels are their own latents, for models of pixels.
     commitment: weight of the pull on the encoder towards the codebook; that on the codebook has 1 (VQ-VAE's 0.25).
     post_quant: the 1x1 convolution before the decoder; SVD's autoencoder has none.
     """
@@ -48,7 +49,7 @@ class AutoencoderConfig:
     groups: int = 32
     patch: int = 1
     level_attention: tuple[bool, ...] = ()
-    regularizer: Literal["kl", "vq"] = "kl"
+    regularizer: Literal["kl", "vq", "none"] = "kl"
     codebook: int = 16384
     commitment: float = 0.25
     post_quant: bool = True
@@ -56,15 +57,17 @@ class AutoencoderConfig:
     def __post_init__(self) -> None:
         if self.level_attention and len(self.level_attention) != len(self.channels):
             raise ValueError(f"level_attention has {len(self.level_attention)} levels, channels {len(self.channels)}")
-        if self.regularizer not in ("kl", "vq") or self.codebook < 1:
-            raise ValueError("regularizer is 'kl' or 'vq', and a codebook has entries")
+        if self.regularizer not in ("kl", "vq", "none") or self.codebook < 1:
+            raise ValueError("regularizer is 'kl', 'vq' or 'none', and a codebook has entries")
+        if self.regularizer == "none" and self.latent != 3:
+            raise ValueError(f"pixels have 3 channels, not {self.latent}")
 
     def attention_at(self, level: int) -> bool:
         return bool(self.level_attention) and self.level_attention[level]
 
     @property
     def f(self) -> int:
-        return self.patch * 2 ** (len(self.channels) - 1)
+        return 1 if self.regularizer == "none" else self.patch * 2 ** (len(self.channels) - 1)
 
 
 class SpatialAttention(Attention):
@@ -199,6 +202,8 @@ class Autoencoder(nn.Module):
     def __init__(self, config: AutoencoderConfig):
         super().__init__()
         self.config = config
+        if config.regularizer == "none":
+            return
         self.encoder = Encoder(config)
         self.decoder = Decoder(config)
         width = self.encoder.conv_out.out_channels
@@ -211,10 +216,12 @@ class Autoencoder(nn.Module):
     def encode(self, x: Tensor) -> Tensor:
         if x.shape[-2] % self.config.f or x.shape[-1] % self.config.f:
             raise ValueError(f"{x.shape[-2]}x{x.shape[-1]} does not divide by f = {self.config.f}")
-        z = self.quant_conv(self.encoder(x))
+        z = x if self.config.regularizer == "none" else self.quant_conv(self.encoder(x))
         return z if self.config.regularizer == "kl" else torch.cat([z, torch.full_like(z, CERTAIN)], dim=1)
 
     def decode(self, z: Tensor, after: After | None = None) -> Tensor:
+        if self.config.regularizer == "none":
+            return z
         if self.config.regularizer == "vq":
             z = self.quantize(z)
         return self.decoder(self.post_quant_conv(z) if self.config.post_quant else z, after)

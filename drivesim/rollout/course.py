@@ -157,6 +157,12 @@ def _check_given(stack: Stack, scenario: Scenario, settings: RolloutConfig) -> N
             None,
         ),
         (
+            stack.known and settings.guidance.context != 1,
+            "these weights see given frames in the window itself, which guidance cannot take away",
+            "guidance.context",
+            "leave it out",
+        ),
+        (
             opening.given >= stack.frames,
             f"{opening.given} given frames fill a window of {stack.frames}",
             "opening.frames",

@@ -54,7 +54,10 @@ class Predictor:
         condition = self._condition(frames, context.to(stack.device))
         kept = self.kept(window) if self.kept else None
         held = None if kept is None else (stack.whiten(kept.frames)[None], kept.where[None])
-        x = sample(stack.keyframes, self.denoiser, self.sampler, self.levels, condition, draw, held=held)[0]
+        known = stack.whiten(context.to(stack.device))[None] if stack.known and given else None
+        x = sample(
+            stack.keyframes, self.denoiser, self.sampler, self.levels, condition, draw, known, stack.known, held
+        )[0]
         if self.config.bounds is not None and stack.usual is not None:
             x = stack.usual.bounded(x, self.config.bounds)
         made = stack.unwhiten(x).float()

@@ -127,6 +127,7 @@ class Stack:
         words: the labels that the models are told are words, and no others.
         temporal: the prediction model has temporal layers; without, every key-frame is an image for itself.
         contextual: it sees the frames that it is given; else it makes all from noise, in one window.
+        known: it sees them in their places in the window, without noise, and not beside it.
         most_given: frames that it has learned to be given, at most.
         usual: the statistics of frames that it has learned from, where its weights tell them.
         stretches: it makes more frames at once than it was trained on [App. D].
@@ -156,6 +157,7 @@ class Stack:
     words: bool = False
     temporal: bool = True
     contextual: bool = True
+    known: bool = False
     most_given: int = 2
     usual: Usual | None = None
     stretches: bool = False

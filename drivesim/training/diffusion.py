@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 from einops import rearrange, repeat
-from torch import Tensor
+from torch import Tensor, nn
 
 from drivesim.diffusion.distill import Distillation, DistillConfig, few
 from drivesim.diffusion.guidance import Denoise, Guidance
+from drivesim.diffusion.known import keeping
 from drivesim.diffusion.loss import DiffusionLoss, LossConfig
 from drivesim.diffusion.noise import Schedule, ScheduleConfig, shared_noise
 from drivesim.diffusion.precondition import Denoiser
@@ -86,12 +87,15 @@ class ContextConfig:
     given: probabilities of 0, 1, 2, ... given frames *(open in the paper)*; 0 is what context guidance contrasts with.
     noise: the given latents are noised by U(0, noise) of their deviation, and the model is told how much: rollouts feed
         the model its own, imperfect frames.
+    clean: given frames stand in the window itself, at the lowest level, in the place of context features: for temporal
+        layers without those.
     own: how often the given latents are what the model itself makes of noised ones, in the later part of training, from
         the share ``own_from`` of its budget on: its imperfections are then those that a rollout will show it.
     """
 
     given: tuple[float, ...] = (0.15, 0.25, 0.6)
     noise: float = 0.2
+    clean: bool = False
     own: float = 0.0
     own_from: float = 0.5
 
@@ -100,6 +104,9 @@ class ContextConfig:
             raise Mistake("given must be probabilities that add up to 1, noise >= 0", field="context")
         if not 0 <= self.own <= 1 or not 0 <= self.own_from < 1:
             raise Mistake("needs 0 <= own <= 1 and 0 <= own_from < 1", field="context")
+        if self.clean and (self.noise or self.own):
+            what = "given frames that stand in the window are the footage's, without noise"
+            raise Mistake(what, field="context.clean", mend="context.noise=0 context.own=0")
 
     @property
     def most(self) -> int:
@@ -254,15 +261,24 @@ class ImageStage(Stage):
     def _uniform(self, what: str, samples: list[int]) -> Tensor:
         return torch.stack([uniform((self.loop.seed, what, n)) for n in samples])
 
-    def _sampled(self, z: Tensor, condition: Condition, network: VideoUNet) -> Tensor:
+    def _sampled(self, z: Tensor, condition: Condition, network: VideoUNet, known: Tensor | None = None) -> Tensor:
+        """Args:
+        known: ``B g C h w``, first frames that the model has learned to see without noise.
+        """
         start = torch.stack([normal((self.loop.seed, "picture", i), tuple(z.shape[1:])) for i in range(len(z))]).to(z)
-        return self._drawn(Denoiser(network, self.schedule), condition, start, self.steps_drawn)
+        return self._drawn(Denoiser(network, self.schedule), condition, start, self.steps_drawn, known)
 
-    def _drawn(self, denoise: Denoise, condition: Condition, noise: Tensor, steps: int) -> Tensor:
+    def _drawn(
+        self, denoise: Denoise, condition: Condition, noise: Tensor, steps: int, known: Tensor | None = None
+    ) -> Tensor:
         """What DDIM makes of unit ``noise``."""
         levels = few(self.schedule, steps)
         x = noise * float(self.schedule.start_scale(levels.sigmas[0]))
-        return ddim(lambda y, level: denoise(y, level, condition), x, levels)
+
+        def told(y: Tensor, level: Level) -> Tensor:
+            return denoise(y, level, condition)
+
+        return ddim(told if known is None else keeping(told, known, self.schedule.least), x, levels)
 
     @torch.no_grad()
     def pictures(self) -> np.ndarray:
@@ -279,9 +295,9 @@ class TemporalStage(ImageStage, ABC):
 
     Args:
         noise: the given latents are noised by U(0, noise) of their deviation, and the model is told how much.
+        whole: the image model's U-Net is trained along. What it is told, its tokens of labels and boxes, stays:
+            rollouts take that from the image model beside.
     """
-
-    frozen = True  # the image model
 
     def __init__(
         self,
@@ -293,9 +309,12 @@ class TemporalStage(ImageStage, ABC):
         loss: LossConfig,
         loop: LoopConfig,
         conditions: Conditions = USUAL,
+        whole: bool = False,
     ):
         super().__init__(image, latents, schedule, loss, loop, conditions)
-        self.image.requires_grad_(not self.frozen)
+        self.image.requires_grad_(False)
+        self.image.unet.requires_grad_(whole)
+        self.whole = whole
         self.temporal = TemporalLayers(temporal, image.unet)
         self.noise = noise
 
@@ -308,8 +327,13 @@ class TemporalStage(ImageStage, ABC):
     def network(self) -> VideoUNet:
         return VideoUNet(self.image.unet, self.temporal)
 
+    @property
+    def trained(self) -> nn.Module:
+        """What is saved; of a whole model, its tensors are named as those of ``models.video.WholeModel``."""
+        return nn.ModuleDict({"image": self.image, "temporal": self.temporal}) if self.whole else self.temporal
+
     def _copied(self) -> VideoUNet:
-        if not self.frozen:
+        if self.whole:
             return super()._copied()
         return VideoUNet(self.image.unet, copy.deepcopy(self.temporal))
 
@@ -348,7 +372,8 @@ class TemporalStage(ImageStage, ABC):
         z = self._clean(self.shown)
         mask = self._given(z.shape[1], None).to(z).expand(z.shape[:2])
         condition = self._shown(self.shown, z, mask, torch.zeros_like(mask), self._tokens(self.shown, None))
-        sampled = self._sampled(z, self._boxed(self.shown, condition, z), self.network)
+        known = z[:, : int(mask[0].sum())] if self.clean else None
+        sampled = self._sampled(z, self._boxed(self.shown, condition, z), self.network, known)
         plane = mask[..., None, None, None]
         return np.concatenate([self.latents.pixels(z), self.latents.pixels(plane * z + (1 - plane) * sampled)])
 
@@ -366,9 +391,10 @@ class KeyframeStage(TemporalStage):
         loss: LossConfig,
         loop: LoopConfig,
         conditions: Conditions = USUAL,
+        whole: bool = False,
     ):
-        super().__init__(image, latents, temporal, context.noise, schedule, loss, loop, conditions)
-        self.context = context
+        super().__init__(image, latents, temporal, context.noise, schedule, loss, loop, conditions, whole)
+        self.context, self.clean = context, context.clean
 
     def _given(self, t: int, samples: list[int] | None) -> Tensor:
         if samples is None:

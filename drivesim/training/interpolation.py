@@ -3,13 +3,14 @@
 One set of weights goes from 15/8 to 15/2 and from 15/2 to 30 frames a second; which of the two it is told, and a batch
 holds both. *(open)* in the paper: in which shares; here alike.
 
-The text-to-video model's is trained whole, image layers included, and sees the ends at its input [H.2]: ``whole``.
+The text-to-video model's is trained whole, image layers included, and sees the ends at its input [H.2]: ``whole``, of
+an image model that is ``widened``.
 """
 
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from drivesim.diffusion.loss import LossConfig
 from drivesim.diffusion.noise import ScheduleConfig
@@ -56,8 +57,9 @@ class InterpolationStage(TemporalStage):
         loss: LossConfig,
         loop: LoopConfig,
         conditions: Conditions = USUAL,
+        whole: bool = False,
     ):
-        super().__init__(image, latents, temporal, ends.noise, schedule, loss, loop, conditions)
+        super().__init__(image, latents, temporal, ends.noise, schedule, loss, loop, conditions, whole)
         if ends.levels is not None and (schedule.kind != "discrete" or ends.levels > schedule.steps):
             what = f"the image model's schedule is {schedule.kind}, of {schedule.steps} levels, not of {ends.levels}"
             raise Mistake(what, field="ends.levels", mend="null, for noise by ends.noise")
@@ -75,17 +77,6 @@ class InterpolationStage(TemporalStage):
             return super()._amount(u)
         sigmas = torch.cat([torch.zeros(1), self.schedule.sigmas.float()]).to(u)
         return sigmas[(u * (self.ends.levels + 1)).long().clamp(max=self.ends.levels)]
-
-
-class WholeInterpolationStage(InterpolationStage):
-    """The same, of an image model that is ``widened``, and of which all parameters are trained [H.2]."""
-
-    frozen = False
-
-    @property
-    def whole(self) -> nn.Module:
-        """What is saved; its tensors are named as those of ``models.video.WholeModel``."""
-        return nn.ModuleDict({"image": self.image, "temporal": self.temporal})
 
 
 def widened(image: ImageModel) -> ImageModel:

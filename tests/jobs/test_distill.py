@@ -18,7 +18,7 @@ from drivesim.jobs.builders.latents import KeyframesRun
 from drivesim.models.autoencoder import Autoencoder
 from drivesim.models.video import ImageModel
 from drivesim.training.diffusion import ContextConfig, Latents
-from drivesim.training.interpolation import EndsConfig, WholeInterpolationStage, widened
+from drivesim.training.interpolation import EndsConfig, InterpolationStage, widened
 from tests.training.tiny import AUTOENCODER, BETWEEN, LOOP, SCHEDULE, UNET, Memory
 
 EDM = ScheduleConfig(kind="edm", target="edm", sigma_max=80.0)
@@ -30,9 +30,9 @@ def built(schedule: ScheduleConfig) -> Built:
         torch.manual_seed(11)
         latents = Latents(torch.zeros(4), torch.ones(4), Autoencoder(AUTOENCODER))
         image = widened(ImageModel(UNET))
-        stage = WholeInterpolationStage(image, latents, BETWEEN, EndsConfig(), schedule, LossConfig(), LOOP)
+        stage = InterpolationStage(image, latents, BETWEEN, EndsConfig(), schedule, LossConfig(), LOOP, whole=True)
     header = weights.Header("interpolation", {}, parents=PARENTS, schedule={**config.plain(schedule), "shared": 0.0})
-    return Built(stage, stage.whole, None, (), "", lambda: header)
+    return Built(stage, stage.trained, None, (), "", lambda: header)
 
 
 def taught(folder: Path, kind: ScheduleConfig, settings: DistillConfig, **other: Any) -> Built:

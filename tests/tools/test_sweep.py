@@ -60,6 +60,33 @@ def test_a_command_that_fails_is_told_and_what_ended_before_is_kept(tmp_path: Pa
     assert not list(tmp_path.glob("out/*/row"))  # the first command was not run again
 
 
+SHARED = """shared:
+  parent: sh -c "echo {seed} >> {cell}/made"
+  child: sh -c "cat {parent}/made >> {cell}/made"
+  unused: sh -c "false"
+"""
+
+
+def test_what_rows_share_is_made_once_a_seed_and_what_none_names_is_not(tmp_path: Path):
+    text = SWEEP.replace('"10", other: "20"', '"{child}/made", other: "{child} {parent}", alone: "30"') + SHARED
+    assert swept(tmp_path, "--cells", "1", text=text).returncode == 0
+    assert {file.name for file in (tmp_path / "out").iterdir()} == {"parent-1", "child-1", "one-1"}
+    found = swept(tmp_path, text=text)
+    assert found.returncode == 0, found.stderr
+    made = {file.parent.name: file.read_text() for file in (tmp_path / "out").glob("*/made")}
+    assert made == {"parent-1": "1\n", "child-1": "1\n", "parent-3": "3\n", "child-3": "3\n"}
+    out = tmp_path / "out"
+    assert (out / "other-3" / "row").read_text() == f"{out / 'child-3'} {out / 'parent-3'}\n"
+
+
+def test_a_row_whose_parent_fails_is_not_made(tmp_path: Path):
+    text = SWEEP.replace('"10"', '"{unused}"') + SHARED
+    found = swept(tmp_path, text=text)
+    assert found.returncode == 1 and found.stdout.count("unused, seed") == 4  # told what runs, and that it failed
+    assert "| one |  |" in found.stdout and "| other | 2.000 ± 1.000 |" in found.stdout
+    assert not (tmp_path / "out" / "one-1" / "row").exists()
+
+
 @pytest.mark.parametrize(
     ("text", "words", "told"),
     [
@@ -67,6 +94,7 @@ def test_a_command_that_fails_is_told_and_what_ended_before_is_kept(tmp_path: Pa
         (SWEEP, ("else",), "'else' is not name=value"),
         (SWEEP.replace("{seed}\n", "{nobody}\n"), (), "'nobody' is not known"),
         (SWEEP.replace("seeds", "sedes"), (), "did you mean 'seeds'"),
+        (SWEEP + "shared: {other: sh}\n", (), "'other' is something else, too"),
     ],
 )
 def test_mistakes(tmp_path: Path, text: str, words: tuple[str, ...], told: str):

@@ -19,7 +19,7 @@ from drivesim.models.video import ImageModel
 from drivesim.scene import Condition
 from drivesim.training.checkpoints import latest
 from drivesim.training.diffusion import Conditions, ContextConfig, ImageStage, KeyframeStage, Latents
-from drivesim.training.interpolation import EndsConfig, WholeInterpolationStage, widened
+from drivesim.training.interpolation import EndsConfig, InterpolationStage, widened
 from drivesim.training.loop import LoopConfig, train
 from drivesim.training.subject import SubjectConfig, SubjectStage
 from tests.models import public
@@ -59,7 +59,7 @@ def made(name: str, folder: Path, loop: LoopConfig = LOOP, *, text: bool = True,
         if name == "keyframes":
             return KeyframeStage(image, latents, TEMPORAL, ContextConfig((1.0, 0.0, 0.0), 0.0), *rest)
         if name == "interpolation":
-            return WholeInterpolationStage(widened(image), latents, WHOLE, EndsConfig(levels=250), *rest)
+            return InterpolationStage(widened(image), latents, WHOLE, EndsConfig(levels=250), *rest, whole=True)
         return ImageStage(image, latents, *rest)
 
 
@@ -171,11 +171,11 @@ def test_what_cannot_be_widened(more: dict[str, Any]) -> None:
 def test_all_parameters_of_the_whole_are_trained_and_named_as_it_is_read(folder: Path, tmp_path: Path) -> None:
     loop = tiny.loop(steps=3, batch=4)
     stage = made("interpolation", folder, loop)
-    before = {key: value.clone() for key, value in stage.whole.state_dict().items()}
+    before = {key: value.clone() for key, value in stage.trained.state_dict().items()}
     train(stage, memory("interpolation", loop), "interpolation", tmp_path, "cpu")
     held = [p for group in stage.trainer.optimizers[0].param_groups for p in group["params"]]
-    assert {id(p) for p in held} == {id(p) for p in stage.whole.parameters()}
-    after = stage.whole.state_dict()
+    assert {id(p) for p in held} == {id(p) for p in stage.trained.parameters()}
+    after = stage.trained.state_dict()
     assert {key.split(".")[0] for key in after} == {"image", "temporal"}
     assert not torch.equal(after["image.unet.conv_in.weight"], before["image.unet.conv_in.weight"])
 

@@ -15,7 +15,6 @@ from drivesim.models.temporal import TemporalConfig
 from drivesim.models.text import TextEncoder
 from drivesim.models.video import ImageModel
 from drivesim.training.diffusion import TemporalStage
-from drivesim.training.interpolation import WholeInterpolationStage
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +77,7 @@ class Backbone:
         self, name: str, stage: TemporalStage, loss: LossConfig, size: tuple[int, int], fps: Fraction
     ) -> weights.Header:
         """The header of temporal layers in it, or of both in one file, which then does not need its own."""
-        own, whole = stage.temporal.config, isinstance(stage, WholeInterpolationStage)
+        own, whole = stage.temporal.config, stage.whole
         both = {"model": config.plain(stage.image.unet.config), "temporal": config.plain(own)}
         return weights.Header(
             name,

@@ -21,7 +21,7 @@ from drivesim.models.unet import UNetConfig
 from drivesim.models.video import ImageModel, interface
 from drivesim.scene import KEYFRAME_FPS
 from drivesim.training.diffusion import Conditions, ContextConfig, ImageStage, KeyframeStage, Latents
-from drivesim.training.interpolation import FRAMES, EndsConfig, InterpolationStage, WholeInterpolationStage, widened
+from drivesim.training.interpolation import FRAMES, EndsConfig, InterpolationStage, widened
 from drivesim.training.loop import LoopConfig
 from drivesim.training.subject import SubjectConfig
 
@@ -85,12 +85,15 @@ class KeyframesRun:
     init: weights of this stage, of the same shapes, that training begins with; none named is random ones.
     image: weights of the image model; its autoencoder lies beside it, and its text encoder, where it is told words. The
         noise schedule is the image model's [§3.1].
+    whole: the image model's layers are trained along, and one file holds all. Of an image model that was trained for a
+        step, this is training end to end, from random weights [Table 7].
     distill: with a teacher: in few steps what that reaches in more.
     """
 
     cache: str = ""
     init: str = ""
     image: str = ""
+    whole: bool = False
     label_drop: float = 0.1
     box_drop: float = 0.1
     box_weight: float = 0.0
@@ -109,6 +112,9 @@ class KeyframesRun:
         if self.distill.teacher and self.context.own:
             what = "a model that is distilled makes no frames in one step of any level"
             raise Mistake(what, field="context.own", mend="context.own=0")
+        if self.context.clean and (self.temporal.context_channels or self.temporal.blend):
+            what = "given frames that stand in the window are shown to no layers beside it"
+            raise Mistake(what, field="context.clean", mend="temporal.context_channels=0 temporal.blend=false")
 
 
 @dataclass(frozen=True)
@@ -180,32 +186,31 @@ def build_keyframes(settings: KeyframesRun, begin: int) -> Built:
     latents = latents_of(backbone.autoencoder)
     stage = KeyframeStage(
         backbone.image, latents, settings.temporal, settings.context, backbone.schedule,
-        settings.loss, settings.loop, _told(settings, backbone),
+        settings.loss, settings.loop, _told(settings, backbone), settings.whole,
     )  # fmt: skip
     usual = _usual(data, latents)
 
     def header() -> weights.Header:
         made = backbone.of_temporal("keyframes", stage, settings.loss, cache.size, cache.fps)
-        return replace(made, latent={**made.latent, "usual": usual})
+        known = {"known": settings.context.most} if settings.context.clean else {}
+        return replace(made, latent={**made.latent, "usual": usual}, schedule={**made.schedule, **known})
 
     parents = (*backbone.beside, backbone.file)
-    return Built(stage, stage.temporal, data, parents, cache.fingerprint, header, notes=backbone.cut(cache))
+    return Built(stage, stage.trained, data, parents, cache.fingerprint, header, notes=backbone.cut(cache))
 
 
 def build_interpolation(settings: InterpolationRun, begin: int) -> Built:
     backbone = backbone_of(weights_of(settings.image, "image"))
     cache, data = cached(settings.cache, backbone.autoencoder, FRAMES, settings.loop, begin, settings.rates)
     backbone.check(cache, settings.box_weight, settings.temporal)
-    kind = WholeInterpolationStage if settings.whole else InterpolationStage
     image = widened(backbone.image) if settings.whole else backbone.image
-    stage = kind(
+    stage = InterpolationStage(
         image, latents_of(backbone.autoencoder), settings.temporal, settings.ends, backbone.schedule,
-        settings.loss, settings.loop, _told(settings, backbone),
+        settings.loss, settings.loop, _told(settings, backbone), settings.whole,
     )  # fmt: skip
-    module = stage.whole if isinstance(stage, WholeInterpolationStage) else stage.temporal
     header = partial(backbone.of_temporal, "interpolation", stage, settings.loss, cache.size, max(settings.rates))
     parents = (*backbone.beside, backbone.file)
-    return Built(stage, module, data, parents, cache.fingerprint, header, notes=backbone.cut(cache))
+    return Built(stage, stage.trained, data, parents, cache.fingerprint, header, notes=backbone.cut(cache))
 
 
 def _usual(data: LatentData, latents: Latents) -> dict[str, list[float]]:
