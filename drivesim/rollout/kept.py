@@ -23,7 +23,7 @@ from drivesim.rollout.tracks import Track, Tracks
 from drivesim.scene import VIDEO_FPS, to_model
 
 MARGIN = 0.1  # of a box's sides, within which what is made anew fades into what is kept
-LEAST = 0.25  # of a cell's side, that a box has to reach into it: the decoder spreads a cell over its neighbours
+BESIDE = 0.5  # of a cell's side, within which cells beside a box are made anew: what was in it shows in them, too
 Corners = tuple[float, float, float, float]
 
 
@@ -109,7 +109,7 @@ def _ramp(low: float, high: float, count: int) -> np.ndarray:
 
 
 def places(before: Tracks, after: Tracks, times: Sequence[Fraction], cells: tuple[int, int]) -> np.ndarray:
-    """``T h w`` bool: the cells touched by a box that is not the same in both."""
+    """``T h w`` bool: the cells at a box that is not the same in both."""
     (h, w), touched = cells, np.zeros((len(times), *cells), bool)
     for n, (x0, y0, x1, y1) in _changed(before, after, times):
         touched[n, _cells(y0, y1, h), _cells(x0, x1, w)] = True
@@ -128,10 +128,9 @@ def _changed(before: Tracks, after: Tracks, times: Sequence[Fraction]) -> Iterat
 
 
 def _cells(low: float, high: float, count: int) -> slice:
-    """Those that a side reaches into by ``LEAST``; one at least, of a side that is inside of the frame."""
-    first, last = int(np.floor(low * count + LEAST)), int(np.ceil(high * count - LEAST))
-    first, last = (first, last) if last > first else (int(low * count), int(low * count) + 1)
-    return slice(max(0, first), max(0, last))
+    """Those that lie within ``BESIDE`` of a side."""
+    first, last = np.floor(low * count - BESIDE), np.ceil(high * count + BESIDE)
+    return slice(max(0, int(first)), max(0, int(last)))
 
 
 def _pose(track: Track | None, time: Fraction) -> tuple[str, Corners] | None:

@@ -154,12 +154,12 @@ def test_places() -> None:
     assert not places(before, before, times, cells).any()
     gone = places(before, before.edited([Edit("delete", "b")]), times, cells)
     expected = np.zeros((4, 8), bool)
-    expected[2:3, 4:6] = True  # one cell high and two wide: what it has of the others is less than a quarter
+    expected[1:4, 3:7] = True  # what it reaches into and what lies within half a cell
     assert np.array_equal(gone[0], expected) and not gone[1].any()
     truck = places(before, before.edited([Edit("class", "a", to="truck")]), times, cells)[0]
-    assert truck[:2, :2].all() and truck.sum() == 4
+    assert truck[:3, :3].all() and truck.sum() == 9
     small = Track("c", "car", (Key(0, (0.99, 0.49, 0.999, 0.51)), Key(10, (0.99, 0.49, 0.999, 0.51))))
     one = places(Tracks((small,)), Tracks(), times, cells)[0]
-    assert one.sum() == 1 and one[1, 7], "and never none"
+    assert one.sum() == 2 and one[1:3, 7].all()
     apart = Tracks((replace(a, keys=tuple(replace(k, box=(9.0, 0.0, 9.5, 1.0)) for k in a.keys)),))
     assert not places(apart, Tracks(), times, LATENT[1:]).any(), "outside of the frame"
