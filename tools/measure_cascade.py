@@ -148,9 +148,9 @@ def decoder(models: Stack, entries: list[Entry], frames: int, folder: Path) -> l
             "temporal decoder": stages.decode_pieces(stream(latents), models.temporal_decoder.decode, pieces),
         }
         made = {}
-        for way, stages_ in chunks.items():
+        for way, frames_ in chunks.items():
             begin = time.process_time()
-            made[way] = joined(stages_)
+            made[way] = joined(frames_)
             spent[way] += time.process_time() - begin
         with torch.inference_mode():
             whole = models.temporal_decoder.decode(latents[None])[0].float()
@@ -169,10 +169,10 @@ def decoder(models: Stack, entries: list[Entry], frames: int, folder: Path) -> l
         "|---|---|---|---|---|---|",
     ]
     for way, values in rows.items():
-        (noise, flicker), score = np.mean(values, axis=0), scores[way]
+        (decibels, flicker), score = np.mean(values, axis=0), scores[way]
         each = 1e3 * spent[way] / len(entries) / frames
         table.append(
-            f"| {way} | {score['fvd']:.2f} | {score['fid']:.2f} | {noise:.2f} dB | {flicker:.2f} | {each:.1f} |"
+            f"| {way} | {score['fvd']:.2f} | {score['fid']:.2f} | {decibels:.2f} dB | {flicker:.2f} | {each:.1f} |"
         )
     words = (
         f"Flicker is how much the error changes from frame to frame. In pieces of {pieces.length} that share "
