@@ -20,9 +20,10 @@ PIXELS = AutoencoderConfig(latent=3, regularizer="none")
 
 def make(out: Path, size: tuple[int, int]) -> str:
     """Writes the weight file, of no weights, for frames of ``size`` = (H, W); returns its SHA-256."""
-    channels = PIXELS.latent
-    latent = {"f": PIXELS.f, "channels": channels, "regularizer": PIXELS.regularizer}
-    latent |= {"mean": [MEAN] * channels, "std": [DEVIATION] * channels}
+    latent = {
+        "f": PIXELS.f, "channels": PIXELS.latent, "regularizer": PIXELS.regularizer,
+        "mean": [MEAN] * PIXELS.latent, "std": [DEVIATION] * PIXELS.latent,
+    }  # fmt: skip
     return weights.save(out, {}, weights.Header("autoencoder", config.plain(PIXELS), size=size, latent=latent))
 
 

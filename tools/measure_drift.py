@@ -1,7 +1,7 @@
 """Does a long rollout stay as good as it began? Many rollouts from held-back openings, by settings side by side.
 
     python tools/measure_drift.py roll WEIGHTS HELD --out runs/drift/all [--rollouts 64] [--set KEY=VALUE ...]
-    python tools/measure_drift.py score HELD runs/drift/all runs/drift/none ... --json FILE [--picture FILE.png]
+    python tools/measure_drift.py score HELD runs/drift/all other=runs/drift/none ... --json FILE [--picture FILE.png]
     python tools/measure_drift.py clips HELD runs/drift/all [--count 2] --json FILE
 
 ``roll`` makes rollouts at the key-frame rate, told the boxes and labels of their clips; it goes on where it stopped.
@@ -48,13 +48,14 @@ Plain = dict[str, Any]
 def roll(args: argparse.Namespace) -> None:
     """Openings are spread over the held-back clips as they come; a clip's next rollout starts later."""
     index, scenarios = Index.open(args.index), args.out / "scenarios"
-    entries = [entry for entry in index.entries if entry.seconds >= args.seconds + 1]
+    needed = args.seconds + 1 if args.boxes else 2  # told no boxes, it needs the opening alone
+    entries = [entry for entry in index.entries if entry.seconds >= needed]
     if not scenarios.is_dir():
         scenarios.mkdir(parents=True)
         for n in range(args.rollouts):
             entry = entries[n % len(entries)]
             later = (n // len(entries)) * float(16 / KEYFRAME_FPS)
-            at = min(later, float(entry.seconds) - args.seconds - 1)
+            at = min(later, float(entry.seconds) - needed)
             boxes = index.boxes(entry.clip_id) if args.boxes else None
             entry = entry if args.labels else replace(entry, night=None, cars=None)
             openings.write(entry, boxes, scenarios, f"{n:03d}", args.seconds, KEYFRAME_FPS, seed=n, at=round(at, 3))
@@ -87,21 +88,23 @@ def score(args: argparse.Namespace) -> None:
         "true": {name: float(value) for name, value in statistics(real, 0.0, None).items()},
         "rows": {},
     }
-    for folder in args.folders:
+    for word in args.folders:
+        name, _, folder = word.rpartition("=")
+        name, folder = name or Path(folder).name, Path(folder)
         made = [Film(file, look) for file in sorted(folder.glob("rollouts/*/video.mp4"))]
         length = min(film.seconds for film in made)
         places = {"10 to 40": (10.0, 40.0), "last 30": (length - STRETCH, length)}
         row: Plain = {"rollouts": len(made), "seconds": length}
-        for name, (begin, end) in places.items():
+        for place, (begin, end) in places.items():
             clips = torch.cat([look(film.clips(begin, end, CLIPS)) for film in made])
-            row[name] = {"clips": len(clips), **told(features, clips), **statistics(made, begin, end)}
+            row[place] = {"clips": len(clips), **told(features, clips), **statistics(made, begin, end)}
         row["ratio"] = row["last 30"]["fvd"] / row["10 to 40"]["fvd"]
         row["curve"] = [
             {"t0": t, **told(features, torch.cat([look(film.clips(t, t + 10, 2)) for film in made]))}
             for t in np.arange(0.0, length - 9, 10.0).tolist()
         ]
-        found["rows"][folder.name] = row
-        print(line(folder.name, row, found))
+        found["rows"][name] = row
+        print(line(name, row, found))
     write_atomic(args.json, (json.dumps(found, indent=1) + "\n").encode())
     if args.picture:
         draw(found, args.picture)
@@ -224,7 +227,7 @@ def main() -> None:
     own.set_defaults(run=roll)
     own = commands.add_parser("score")
     own.add_argument("index", type=Path)
-    own.add_argument("folders", nargs="+", type=Path)
+    own.add_argument("folders", nargs="+", metavar="[NAME=]FOLDER")
     own.add_argument("--json", type=Path, required=True)
     own.add_argument("--picture", type=Path)
     own.set_defaults(run=score)

@@ -23,7 +23,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from drivesim import config
 from drivesim.errors import Mistake
@@ -40,7 +40,7 @@ class Sweep:
         seeds: every row is made with each.
         commands: of a cell. ``{cell}`` is its folder, ``{seed}`` its seed, ``{row}`` its row's words, and each of
             ``given`` what the command line says it is. ``drivesim`` and ``python`` are those that run this.
-        columns: numbers of ``scores.json``, and what they are called in the table.
+        columns: numbers of ``scores.json``, and what they are called in the table; ``a/b`` is b of what a holds.
         given: names that the command line must set.
         shared: what rows have in common, by name: a command, of which ``{cell}`` is its own folder. Rows, commands and
             what follows here say ``{name}`` for that folder, and nothing is made that no cell says.
@@ -76,7 +76,7 @@ class Cell:
         return hashlib.sha256(json.dumps(self.commands).encode()).hexdigest()[:16]
 
     @property
-    def scores(self) -> dict[str, float] | None:
+    def scores(self) -> dict[str, Any] | None:
         """Of a cell that is done."""
         file = self.folder / SCORES
         return json.loads(file.read_text()) if file.is_file() and self.ended else None
@@ -209,11 +209,17 @@ def table(sweep: Sweep, made: list[Cell]) -> str:
     lines.append("|---" + "|---:" * (len(sweep.columns) + 2) + "|")
     for row in sweep.rows:
         done = [cell for cell in made if cell.row == row and cell.scores is not None]
-        scores = [cell.scores or {} for cell in done]
-        shown = [_spread([each[column] for each in scores if each.get(column) is not None]) for column in sweep.columns]
+        scores = [[_number(cell.scores, column) for cell in done] for column in sweep.columns]
+        shown = [_spread([value for value in values if value is not None]) for values in scores]
         shown += [str(len(done)) if done else "", f"{max(cell.minutes for cell in done):.1f}" if done else ""]
         lines.append(f"| {row} | " + " | ".join(shown) + " |")
     return "\n".join(lines)
+
+
+def _number(scores: Any, column: str) -> float | None:
+    for name in column.split("/"):
+        scores = scores.get(name) if isinstance(scores, dict) else None
+    return scores
 
 
 def _spread(values: list[float]) -> str:

@@ -11,16 +11,17 @@ import pytest
 TOOL = Path(__file__).resolve().parents[2] / "tools" / "sweep.py"
 SCORE = """import json, sys
 folder, value = sys.argv[1], float(sys.argv[2])
-json.dump({"value": value, "unsaid": None}, open(f"{folder}/scores.json", "w"))
+json.dump({"value": value, "unsaid": None, "more": {"still more": 2 * value}}, open(f"{folder}/scores.json", "w"))
 open(f"{folder}/count", "a").write("x")
 """
+SCORES = {"value": 1.0, "unsaid": None, "more": {"still more": 2.0}}
 SWEEP = """given: [tool]
 seeds: [1, 3]
 rows: {one: "10", other: "20"}
 commands:
 - sh -c "echo {row} > {cell}/row"
 - python {tool} {cell} {seed}
-columns: {value: the value, unsaid: nothing}
+columns: {value: the value, unsaid: nothing, more/still more: twice}
 """
 
 
@@ -35,9 +36,10 @@ def test_cells_are_made_once_and_the_table_has_means(tmp_path: Path):
     first = swept(tmp_path, "--cells", "3")
     assert first.returncode == 0, first.stderr
     *_, one, other = first.stdout.splitlines()
-    assert one.startswith("| one | 2.000 ± 1.000 |  | 2 |") and other.startswith("| other | 1.000 |  | 1 |")
+    assert one.startswith("| one | 2.000 ± 1.000 |  | 4.000 ± 2.000 | 2 |")
+    assert other.startswith("| other | 1.000 |  | 2.000 | 1 |")
     again = swept(tmp_path)
-    assert again.stdout.splitlines()[-1].startswith("| other | 2.000 ± 1.000 |  | 2 |")
+    assert again.stdout.splitlines()[-1].startswith("| other | 2.000 ± 1.000 |  | 4.000 ± 2.000 | 2 |")
     made = {file.parent.name: file.read_text() for file in (tmp_path / "out").glob("*/count")}
     assert made == dict.fromkeys(("one-1", "one-3", "other-1", "other-3"), "x")
     assert (tmp_path / "out" / "one-3" / "row").read_text() == "10\n"
@@ -45,7 +47,7 @@ def test_cells_are_made_once_and_the_table_has_means(tmp_path: Path):
 
 def test_nothing_is_run_for_the_table_alone(tmp_path: Path):
     shown = swept(tmp_path, "--table")
-    assert shown.stdout.splitlines()[-1] == "| other |  |  |  |  |" and not list(tmp_path.glob("out/*/count"))
+    assert shown.stdout.splitlines()[-1] == "| other |  |  |  |  |  |" and not list(tmp_path.glob("out/*/count"))
 
 
 def test_a_command_that_fails_is_told_and_what_ended_before_is_kept(tmp_path: Path):
@@ -106,7 +108,7 @@ def test_cells_of_other_commands_are_refused(tmp_path: Path):
     assert swept(tmp_path).returncode == 0
     found = swept(tmp_path, text=SWEEP.replace('"10"', '"11"'))
     assert found.returncode == 2 and "other commands" in found.stderr
-    assert json.loads((tmp_path / "out" / "one-1" / "scores.json").read_text()) == {"value": 1.0, "unsaid": None}
+    assert json.loads((tmp_path / "out" / "one-1" / "scores.json").read_text()) == SCORES
 
 
 def test_stopped_it_waits_for_its_command_and_says_how_to_go_on(tmp_path: Path):
