@@ -43,7 +43,8 @@ class Sweep:
         columns: numbers of ``scores.json``, and what they are called in the table; ``a/b`` is b of what a holds.
         given: names that the command line must set.
         shared: what rows have in common, by name: a command, of which ``{cell}`` is its own folder; a training
-            takes one within it. Rows, commands and what follows here say ``{name}`` for it, and what no cell says is not made.
+            takes one within it. Rows, commands and what follows here say ``{name}`` for it; what no cell says is not
+            made.
     """
 
     rows: dict[str, str]
