@@ -28,6 +28,7 @@ from torch import Tensor
 
 from drivesim.data import video
 from drivesim.data.index import Index
+from drivesim.errors import Mistake
 from drivesim.jobs import generate, openings
 from drivesim.metrics import drift
 from drivesim.metrics.builtin import Builtin, BuiltinFrames
@@ -50,6 +51,10 @@ def roll(args: argparse.Namespace) -> None:
     index, scenarios = Index.open(args.index), args.out / "scenarios"
     needed = args.seconds + 1 if args.boxes else 2  # told no boxes, it needs the opening alone
     entries = [entry for entry in index.entries if entry.seconds >= needed]
+    if not entries:
+        raise Mistake(
+            f"no clip lasts {needed:g} seconds", where=args.index, mend="--no-boxes needs no more than openings"
+        )
     if not scenarios.is_dir():
         scenarios.mkdir(parents=True)
         for n in range(args.rollouts):
@@ -238,7 +243,10 @@ def main() -> None:
     own.add_argument("--json", type=Path, required=True)
     own.set_defaults(run=clips)
     args = parser.parse_args()
-    args.run(args)
+    try:
+        args.run(args)
+    except Mistake as mistake:
+        parser.exit(2, f"{mistake}\n")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """The paper's ablations [Table 7] through the same jobs: models of pixels, models trained whole, and temporal attention
 alone, which sees what is given in the window itself."""
 
-import importlib.util
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from drivesim.models.video import ImageModel
 from drivesim.scene import Condition, to_model
 from drivesim.training.diffusion import ContextConfig, KeyframeStage, Latents
 from tests.jobs.test_chain import FPS, RECIPE, SIZE, trained
+from tests.tools import loaded
 from tests.training.tiny import AUTOENCODER, LOOP, SCHEDULE, TEMPORAL, UNET, Memory
 
 SECONDS, KEYFRAMES = 4.8, 10
@@ -40,15 +40,6 @@ class Made:
     pixel: Path
 
 
-def identity(file: Path) -> Path:
-    spec = importlib.util.spec_from_file_location("make_pixels", Path(__file__).parents[2] / "tools" / "make_pixels.py")
-    assert spec is not None and spec.loader is not None
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
-    tool.make(file, SIZE)
-    return file
-
-
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     out = tmp_path_factory.mktemp("ablation")
@@ -60,7 +51,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     told = [f"cache={cache}", f"image={image}"]
     whole = trained("keyframes", out / "whole", *told, "whole=true")
     attention = trained("keyframes", out / "attention", *told, *ATTENTION)
-    own = identity(out / "identity" / "autoencoder.safetensors")
+    own = out / "identity" / "autoencoder.safetensors"
+    loaded("make_pixels").make(own, SIZE)
     pixels = encode.run(world, own, out / "pixels", FPS, SIZE)
     shape = ["model.in_channels=3", "model.out_channels=3", "model.patch=4"]
     pixel_image = trained("image", out / "pixel", f"cache={pixels}", f"autoencoder={own}", *shape)
@@ -110,14 +102,14 @@ def test_of_a_whole_model_the_unet_is_trained_and_what_it_is_told_stays(made: Ma
     assert "image" not in header.parents and set(header.config) == {"model", "temporal"}
     moved = {name for name, value in before.items() if not torch.equal(value, after[f"image.{name}"])}
     assert "unet.conv_in.weight" in moved and not any(name.startswith("labels") for name in moved)
-    loaded = stack.load(made.whole.parent, precision="32")
-    assert loaded.keyframes.network.spatial.conv_in.weight.equal(after["image.unet.conv_in.weight"])
-    assert loaded.image is not None and loaded.image.network.spatial.conv_in.weight.equal(before["unet.conv_in.weight"])
+    models = stack.load(made.whole.parent, precision="32")
+    assert models.keyframes.network.spatial.conv_in.weight.equal(after["image.unet.conv_in.weight"])
+    assert models.image is not None and models.image.network.spatial.conv_in.weight.equal(before["unet.conv_in.weight"])
 
 
 def test_attention_alone_sees_given_frames_in_the_window(made: Made) -> None:
-    loaded = stack.load(made.attention.parent, precision="32")
-    assert loaded.known and loaded.contextual and loaded.most_given == 2
+    models = stack.load(made.attention.parent, precision="32")
+    assert models.known and models.contextual and models.most_given == 2
     header = weights.header(made.attention)
     assert header.schedule["known"] == 2 and header.config["context_channels"] == 0
 
