@@ -12,7 +12,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.text import Text
 from torch import Tensor
 
@@ -21,6 +30,7 @@ from drivesim.data import video
 from drivesim.data.formats import Format, known
 from drivesim.errors import Interrupted, Mistake, out_of_memory
 from drivesim.rollout import labels, memory, stages
+from drivesim.rollout.behind import Behind
 from drivesim.rollout.branch import Branch
 from drivesim.rollout.course import Course, course, scaled, settled
 from drivesim.rollout.handover import Handover
@@ -38,7 +48,7 @@ from drivesim.rollout.scenario import Opening, Scenario
 from drivesim.rollout.scenario import load as load_scenario
 from drivesim.rollout.settings import RolloutConfig
 from drivesim.rollout.stack import Stack
-from drivesim.rollout.stages import Segment, State
+from drivesim.rollout.stages import Chunk, State
 from drivesim.rollout.upscaler import Upscaler
 from drivesim.scene import KEYFRAME_FPS, to_model
 from drivesim.signals import Stop
@@ -309,18 +319,46 @@ def _run(rollout: Rollout, out: Path, record: Record, title: str, stop: Stop) ->
                 writer.write(before)
         state = {name: tensor.to(rollout.stack.device) for name, tensor in state.items()}
         with _progress() as progress:
-            written = _written(rollout, journal, record, begin, state)
-            task = progress.add_task(title, total=plan.total)
-            for segment in written:
-                journal.commit(segment)
-                memory.hand_back()
-                progress.update(task, completed=segment.last)
-                if stop.asked:
-                    mend = "the same command with --resume goes on"
-                    raise Interrupted(f"{out}: stopped behind window {segment.window.n + 1} of {plan.count}; {mend}")
+            _write(rollout, journal, record, begin, state, stop, progress, progress.add_task(title, total=plan.total))
     if not video_file.exists():
         segments = [file for n in range(plan.count) if (file := journal.segment_file(n)).exists()]
         video.remux([front, *segments] if len(before) else segments, video_file, rollout.mark)
+
+
+def _write(
+    rollout: Rollout,
+    journal: Journal,
+    record: Record,
+    begin: int,
+    state: State,
+    stop: Stop,
+    progress: Progress,
+    task: TaskID,
+) -> None:
+    """Windows from ``begin`` on. Encoding, hashing and the journal have a thread of their own, beside the networks."""
+    chosen, plan = rollout.course, rollout.plan
+    chunks, first = _made(rollout, record, begin, state)
+
+    def written(given: Iterator[Chunk]) -> None:
+        for segment in stages.write(given, journal.segment_file, chosen.size, rollout.played, first, rollout.mark):
+            journal.commit(segment)
+            progress.update(task, completed=segment.last)
+
+    behind, ended = Behind(written), None
+    try:
+        with behind:
+            for chunk in chunks:
+                behind.give(chunk)
+                if chunk.state is not None:
+                    memory.hand_back()
+                    if stop.asked:
+                        ended = chunk.window.n + 1
+                        break
+    finally:
+        record.seconds["write"] = record.seconds.get("write", 0.0) + behind.busy
+    if ended is not None:
+        mend = "the same command with --resume goes on"
+        raise Interrupted(f"{journal.out}: stopped behind window {ended} of {plan.count}; {mend}")
 
 
 def _label(rollout: Rollout, out: Path, record: Record, export: Iterable[Format]) -> None:
@@ -333,8 +371,8 @@ def _label(rollout: Rollout, out: Path, record: Record, export: Iterable[Format]
         record.facts["export"] = labels.export(labelled, out, fps, export)
 
 
-def _written(rollout: Rollout, journal: Journal, record: Record, begin: int, state: State) -> Iterator[Segment]:
-    """The chain of stages from window ``begin`` on."""
+def _made(rollout: Rollout, record: Record, begin: int, state: State) -> tuple[Iterator[Chunk], int]:
+    """What the stages make from window ``begin`` on, and the output frame that comes first."""
     stack, plan, settings, chosen = rollout.stack, rollout.plan, rollout.config, rollout.course
     at = places(plan, begin, *(len(state.get(name, ())) for name in ("decode.latents", "upsample.low")))
     told, kept = rollout.told, _kept(rollout)
@@ -364,9 +402,7 @@ def _written(rollout: Rollout, journal: Journal, record: Record, begin: int, sta
         record.late["handover"] = handover.told
     if kept is not None:
         chunks = _around(rollout, kept, at.output)(chunks)
-    return record.timed(
-        "write", stages.write(chunks, journal.segment_file, chosen.size, rollout.played, at.output, rollout.mark)
-    )
+    return chunks, at.output
 
 
 def _kept(rollout: Rollout) -> Kept | None:
