@@ -8,10 +8,10 @@ instant, a killed one goes on, and the number of processes does not matter.
 import itertools
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,7 +26,8 @@ from drivesim.data.pairs import names as by_name
 from drivesim.errors import Mistake
 from drivesim.jobs import obey, report, wording
 from drivesim.jobs.fanout import Engine
-from drivesim.jobs.foresee import foresee
+from drivesim.jobs.foresee import foresee, looked_at
+from drivesim.jobs.preflight import Part
 from drivesim.jobs.processes import processes
 from drivesim.metrics import i3d, paired, protocols, published, videomae
 from drivesim.metrics.builtin import NAME as BUILTIN
@@ -131,7 +132,12 @@ def run(
         told = team.first(lambda: wording.planned(names, places) if settings.clipsim else None)
         _refuse_rules(earlier, receipt_for(ruler, *sides), against)
         those = replace(team, size=engine.count(device), cores=1) if engine.far else team
-        team.first(lambda: foresee(sides, rulers, folder, those, console, dry_run, watch, detector))
+        further = list[Callable[[], Part]]()
+        if watch is not None and detector is not None:
+            further.append(partial(looked_at, watch, detector))
+        if told is not None and clip is not None:
+            further.append(partial(wording.ahead, told, sides, clip, folder, settings.fps))
+        team.first(lambda: foresee(sides, rulers, folder, those, console, dry_run, further))
         if dry_run:
             return []
         if engine.far:

@@ -1,7 +1,7 @@
 """What ``evaluate`` will take, told before it starts: a clip of each kind is read and put through the networks."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -33,13 +33,12 @@ def foresee(
     team: Team,
     console: Console,
     dry_run: bool,
-    watch: Plan | None = None,
-    detector: Detector | None = None,
+    further: Sequence[Callable[[], Part]] = (),
 ) -> None:
     """Says what the pass will take, where it is long or where nothing else is asked for.
 
     Args:
-        watch: what ``detector`` looks at, which no cache keeps.
+        further: what else is done beside the distances; asked where there is something to say.
 
     Raises:
         Mistake: memory or disk do not suffice.
@@ -53,11 +52,11 @@ def foresee(
     rows = sum(count * (len(own.words) - 2) for count, own in zip(clips, rulers, strict=True))  # through the network
     if not dry_run and rows < LONG * ruler.batch:
         return
-    beside = () if watch is None or detector is None else (_looked_at(watch, detector),)
+    beside = [part for part in (each() for each in further) if part.calls]
     if not sum(clips):
         kept = "all features are in the cache"
         if beside:
-            Estimate("evaluate", beside, None, 0, f"nothing: {kept}").show(room, console)
+            Estimate("evaluate", tuple(beside), None, 0, f"nothing: {kept}").show(room, console)
         else:
             console.print(f"evaluate will take no time: {kept}", highlight=False)
         return
@@ -104,8 +103,9 @@ def _tried(todo: list[Wanted], ruler: Ruler) -> tuple[float, float, float]:
     return 0.0, 0.0, 0.0
 
 
-def _looked_at(watch: Plan, detector: Detector) -> Part:
-    """From a few frames without anything in them; the first call also sets up."""
+def looked_at(watch: Plan, detector: Detector) -> Part:
+    """What a detector is shown, which no cache keeps; from a few frames without anything in them, shown twice, as the
+    first call also sets up."""
     empty = np.zeros((TRIED, *watch.made[0].size, 3), np.uint8)
     detector(empty)
     begin = time.perf_counter()

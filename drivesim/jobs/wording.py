@@ -1,16 +1,20 @@
 """``evaluate --clipsim``: which words every video goes by, and how well it goes with them, as CLIP sees it."""
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from drivesim.data import captions, index
 from drivesim.data.gather import Source
+from drivesim.data.video import frames_in
 from drivesim.errors import Mistake
-from drivesim.metrics import clipsim
+from drivesim.jobs.preflight import Part
+from drivesim.metrics import clipsim, survey
 from drivesim.metrics.clipsim import Clip, Kept, Side
 from drivesim.metrics.receipt import Score, clips_hash
 from drivesim.metrics.survey import Tally, identity
@@ -82,6 +86,22 @@ def beside(source: Source) -> str | None:
         if prompt:
             return " ".join(prompt.split())
     return captions.beside(source.file, source.root or run)
+
+
+def ahead(plan: Plan, sides: Sequence[survey.Side], clip: Clip, folder: Path, rate: Fraction | None) -> Part:
+    """The frames that CLIP has not seen yet, and what one takes, from a few without anything in them."""
+    kept = Kept(folder, clip, rate)
+    known = {wanted.source.file: wanted for side in sides for wanted in side.videos}
+    videos = {source.file for source, _ in (*plan.made, *plan.real)} & known.keys()
+    left = [known[file].info for file in videos if not kept.holds(known[file].clip_id)]
+    if not left:
+        return Part("frames for CLIP", 0, 0.0)
+    empty = np.zeros((clipsim.BATCH, left[0].height, left[0].width, 3), np.uint8)
+    clip.images(clip.preparation.cut(empty))  # the first call also sets up
+    begin = time.perf_counter()
+    clip.images(clip.preparation.cut(empty))
+    each = (time.perf_counter() - begin) / len(empty)
+    return Part("frames for CLIP", sum(frames_in(info.seconds, rate or info.fps) for info in left), each)
 
 
 def measured(plan: Plan, clip: Clip, folder: Path, rate: Fraction | None, done: Callable[[int], None]) -> list[Score]:

@@ -173,13 +173,19 @@ class Kept:
         text = json.dumps([METRIC, FORMAT, clip.sha, str(rate), clip.device.type])
         self.folder = folder / f"{METRIC}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
+    def holds(self, clip_id: str) -> bool:
+        return self._file(clip_id).is_file()
+
+    def _file(self, clip_id: str) -> Path:
+        return self.folder / clip_id[:2] / f"{clip_id}.safetensors"
+
     def mean(self, source: Source, clip_id: str, clip: Clip, rate: Fraction | None) -> Tensor:
         """``d`` float64, the mean over frames: its product with a text's vector is the mean of their cosines.
 
         Raises:
             Mistake: the video cannot be read, or has no frame.
         """
-        file = self.folder / clip_id[:2] / f"{clip_id}.safetensors"
+        file = self._file(clip_id)
         try:
             found = store.read(file)[0]["frames"]
         except (Mistake, KeyError):  # none, or one that a crash cut off

@@ -116,6 +116,22 @@ def test_embeddings_are_kept_by_content_weights_and_rate(peer, drives: Path, tmp
     assert Kept(tmp_path, Clip(tmp_path / "other"), None).folder != kept.folder
 
 
+def test_what_clip_has_to_look_at_is_told_before(peer, drives: Path, tmp_path: Path, capsys) -> None:
+    """Every frame at the rate that is asked for, of videos that are not in the cache."""
+    settings = Settings(fps=FPS, controls=False, cache=tmp_path / "cache", clipsim=peer[0])
+    sides = (drives / "real", drives / "made")
+
+    def foretold() -> str:
+        evaluate.run(*sides, settings=settings, dry_run=True)
+        return " ".join(capsys.readouterr().out.split())
+
+    before = foretold()
+    counted = sum(len(embedded(source, Clip(peer[0]), FPS)) for side in sides for source in gather(side))
+    assert f"frames for CLIP {counted} x" in before
+    evaluate.run(*sides, settings=settings)
+    assert "frames for CLIP" not in foretold()
+
+
 def test_known_answers(peer) -> None:
     """Frames that are the very vectors of their words score 1, whatever the others are."""
     clip = Clip(peer[0])
