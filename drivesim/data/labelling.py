@@ -47,11 +47,10 @@ def join(rows: Rows, place: Path, form: Format, remarks: Remarks) -> int:
     if not taken:
         names = ", ".join(f"'{labelled.video}'" for labelled in read[:3]) or "no video"
         clips = ", ".join(f"'{name}'" for name in list(named)[:3])
-        raise Mistake(
-            f"none of its labels belongs to a clip (it names {names})",
-            where=place,
-            mend="; ".join(remarks.lines()) if not read else f"the clips are called {clips}",
-        )
+        mend = f"the clips are called {clips}"
+        if not read or any(labelled.video in named for labelled in read):  # of several clips, then
+            mend = "; ".join(remarks.lines())
+        raise Mistake(f"none of its labels belongs to a clip (it names {names})", where=place, mend=mend)
     return taken
 
 

@@ -1,6 +1,6 @@
 """``drivesim index``: a folder of clips, or the rendered world, becomes an index."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
@@ -93,8 +93,21 @@ def join(sources: Sequence[Path], out: Path) -> Path:
                     writer.add(entry, opened.boxes(entry.clip_id))
         lines = b"".join((opened.folder / QUARANTINE).read_bytes() for opened in found)
         weights.write_atomic(part / QUARANTINE, lines)
-    _tell(Index.open(out), Remarks())
+    made = Index.open(out)
+    _tell(made, Remarks())
+    for line in _shared(made).lines():
+        Console(highlight=False).print(f"[yellow]{escape(line)}[/]")
     return Path(out)
+
+
+def _shared(made: Index) -> Remarks:
+    """Drives that one index trains on and another holds back, where their names are not mere chance."""
+    sides, remarks = defaultdict[str, set[str]](set), Remarks()
+    for entry in made.entries:
+        sides[entry.drive].add(entry.split)
+    for drive in (drive for drive, splits in sides.items() if len(splits) > 1):
+        remarks.add("drive of that name is trained on in one index and held back in another", drive)
+    return remarks
 
 
 def render(recipe: Recipe, out: Path, seed: int) -> Index:

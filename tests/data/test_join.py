@@ -35,6 +35,19 @@ def test_clips_boxes_and_splits_are_those_of_their_indexes(two: tuple[Path, Path
             assert np.array_equal(ours.box, theirs.box) and ours.cls == theirs.cls
 
 
+def test_a_drive_on_both_sides_is_told(
+    two: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "again.yaml").write_text(WORLD.format(clips=2, seed=1, val=1.0).replace("seconds: 2", "seconds: 3"))
+    index.run(tmp_path / "again.yaml", tmp_path / "again")
+    index.join([*two], tmp_path / "apart")
+    assert "held back in another" not in " ".join(capsys.readouterr().out.split())
+    index.join([two[0], tmp_path / "again"], tmp_path / "both")
+    assert "1 x drive of that name is trained on in one index and held back in another" in " ".join(
+        capsys.readouterr().out.split()
+    )
+
+
 def test_what_cannot_be_joined(two: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(Mistake, match="holds a clip that"):
         index.join([two[0], two[1], two[0]], tmp_path / "no")

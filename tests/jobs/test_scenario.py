@@ -49,6 +49,8 @@ def test_labels_of_other_videos_are_refused_before_anything_is_written(bundle: P
     with pytest.raises(Mistake, match=r"none of its labels belongs to a clip .*\n.*the clips are called"):
         index.run(bundle.parent / "udacity_carnd", tmp_path / "index", labels=labels)
     assert not (tmp_path / "index").exists()
+    with pytest.raises(Mistake, match=r"none of its labels .*\n.*that several clips have: narrow the recipe's include"):
+        index.run(bundle / "videos", tmp_path / "index", labels=labels)
     with pytest.raises(Mistake, match="no label format 'bdd'\n.*bdd100k"):
         index.run(bundle / "videos" / CAMERA, tmp_path / "index", labels=labels, form="bdd")
 
