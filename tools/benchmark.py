@@ -13,6 +13,7 @@ dependency: it comes with the extra ``[test]``.
 
 import argparse
 import json
+import math
 import platform
 import statistics
 import sys
@@ -28,6 +29,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from drivesim.models import pretrained
+from drivesim.models.blocks import ONE_DNN
 from drivesim.models.temporal import TemporalConfig, TemporalLayers
 from drivesim.models.unet import UNet, UNetConfig
 from drivesim.models.video import VideoUNet
@@ -254,7 +256,13 @@ def seconds(call: Call, device: torch.device) -> float:
 
 
 def flops(call: Call) -> int:
-    with FlopCounterMode(display=False) as counter:
+    """Operations of products and convolutions, those of oneDNN's own linear layer included."""
+
+    def linear(x: Any, weight: Any, *_: Any, **__: Any) -> int:
+        return 2 * math.prod(x) * weight[0]
+
+    known = {} if ONE_DNN is None else {torch.ops.mkldnn._linear_pointwise: linear}
+    with FlopCounterMode(display=False, custom_mapping=known) as counter:
         call()
     return int(counter.get_total_flops())
 

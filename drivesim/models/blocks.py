@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-ROWS = 512  # of a feed-forward at once on a CPU: what lies between its two products then stays in the cache
+ROWS = 512  # of a feed-forward at once on a CPU
+ONE_DNN = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends.mkldnn.is_available() else None
 TOKENS = "this network has cross-attention: give tokens, those of the dropped condition included"
 
 
@@ -55,6 +56,19 @@ def around(matrix: nn.Linear, entered: Tensor, emb: Tensor) -> Tensor:
     return rearrange(pixels, "n o (h w) -> n o h w", h=entered.shape[-2])
 
 
+def added(fresh: Tensor, other: Tensor) -> Tensor:
+    """``fresh + other``, written over ``fresh``, which nobody else may hold, where no gradient can need it: then the
+    sum takes no memory of its own, and half the time."""
+    if torch.is_grad_enabled() or fresh.numel() < other.numel() or fresh.dtype != torch.result_type(fresh, other):
+        return fresh + other
+    return fresh.add_(other)
+
+
+def activated(fresh: Tensor) -> Tensor:
+    """SiLU, over ``fresh`` as in ``added``."""
+    return F.silu(fresh, inplace=not torch.is_grad_enabled())
+
+
 class Resnet(nn.Module):
     """GroupNorm, SiLU, conv3x3, + time projection, GroupNorm, SiLU, conv3x3, residual. ``emb`` 0: no time
     projection."""
@@ -71,11 +85,11 @@ class Resnet(nn.Module):
             self.conv_shortcut = nn.Conv2d(channels, out, 1)
 
     def forward(self, x: Tensor, emb: Tensor | None = None) -> Tensor:
-        h = self.conv1(F.silu(self.norm1(x)))
+        h = self.conv1(activated(self.norm1(x)))
         if emb is not None:
-            h = h + self.time_emb_proj(F.silu(emb))[:, :, None, None]
-        h = self.conv2(F.silu(self.norm2(h)))
-        return h + (self.conv_shortcut(x) if hasattr(self, "conv_shortcut") else x)
+            h = added(h, self.time_emb_proj(F.silu(emb))[:, :, None, None])
+        h = self.conv2(activated(self.norm2(h)))
+        return added(h, self.conv_shortcut(x) if hasattr(self, "conv_shortcut") else x)
 
 
 class Attention(nn.Module):
@@ -115,6 +129,62 @@ class GEGLU(nn.Module):
         return value * F.gelu(gate)
 
 
+def product(x: Tensor, weight: Tensor, bias: Tensor, gelu: bool = False) -> Tensor:
+    """``F.linear`` of some hundred rows on a CPU without gradients. torch's own writes the bias in a pass before the
+    product and GELU in one behind it; oneDNN, by the operator that compiled models call, has both in the product."""
+    if ONE_DNN is None:
+        out = F.linear(x, weight, bias)
+        return F.gelu(out) if gelu else out
+    return ONE_DNN(x, weight, bias, "gelu" if gelu else "none", [], "none")
+
+
+def gated(x: Tensor, first: Tensor, first_bias: Tensor, last: Tensor, last_bias: Tensor) -> Tensor:
+    """A GEGLU feed-forward ``m c -> m c`` without gradients. Value and gate are products of their own, so that each is
+    one piece of memory."""
+    (to_value, to_gate), (value_bias, gate_bias) = first.chunk(2), first_bias.chunk(2)
+    gate = product(x, to_gate, gate_bias, gelu=True)
+    return product(gate.mul_(product(x, to_value, value_bias)), last, last_bias)
+
+
+class Gated(torch.autograd.Function):
+    """``gated`` with gradients, a block of rows after the other: what lies between the two products stays in the cache,
+    on the way back as well. Value and gate alone are kept for the way back: their product is made again there."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, first: Tensor, first_bias: Tensor, last: Tensor, last_bias: Tensor) -> Tensor:
+        (to_value, to_gate), (value_bias, gate_bias) = first.chunk(2), first_bias.chunk(2)
+        out, kept = x.new_empty(len(x), len(last)), []
+        for rows, into in zip(x.split(ROWS), out.split(ROWS), strict=True):
+            value, gate = F.linear(rows, to_value, value_bias), F.linear(rows, to_gate, gate_bias)
+            torch.addmm(last_bias, F.gelu(gate).mul_(value), last.t(), out=into)
+            kept += [value, gate]
+        ctx.save_for_backward(x, first, last, *kept)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, first, last, *kept = ctx.saved_tensors
+        into_x = torch.empty_like(x) if ctx.needs_input_grad[0] else None
+        trained = any(ctx.needs_input_grad[1:])
+        into_first, into_bias, into_last = torch.zeros_like(first), first.new_zeros(len(first)), torch.zeros_like(last)
+        blocks = zip(*(y.split(ROWS) for y in (x, grad)), kept[::2], kept[1::2], strict=True)
+        for i, (rows, above, value, gate) in enumerate(blocks):
+            active, inner = F.gelu(gate), above @ last
+            if trained:
+                into_last.addmm_(above.t(), active * value)
+            halves = active.mul_(inner), torch.ops.aten.gelu_backward(inner.mul_(value), gate)
+            for half, into, bias in zip(halves, into_first.chunk(2), into_bias.chunk(2), strict=True):
+                if trained:
+                    into.addmm_(half.t(), rows)
+                    bias.add_(half.sum(dim=0))
+            if into_x is not None:
+                (to_value, to_gate), part = first.chunk(2), into_x[i * ROWS : i * ROWS + len(rows)]
+                torch.mm(halves[0], to_value, out=part).addmm_(halves[1], to_gate)
+        if not trained:
+            return into_x, None, None, None, None
+        return into_x, into_first, into_bias, into_last, grad.sum(dim=0)
+
+
 class FeedForward(nn.Module):
     """GEGLU to ``mult`` times the width and back; index 1 of ``net`` is diffusers' dropout, which we do not have."""
 
@@ -123,10 +193,15 @@ class FeedForward(nn.Module):
         self.net = nn.ModuleDict({"0": GEGLU(channels, mult * channels), "2": nn.Linear(mult * channels, channels)})
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.is_cuda or x.numel() <= ROWS * x.shape[-1]:
-            return self.net["2"](self.net["0"](x))
-        rows = x.reshape(-1, x.shape[-1]).split(ROWS)
-        return torch.cat([self.net["2"](self.net["0"](part)) for part in rows]).view(x.shape)
+        inward, outward = self.net["0"].proj, self.net["2"]
+        assert isinstance(inward, nn.Linear) and isinstance(outward, nn.Linear)
+        if x.device.type != "cpu" or x.dtype != inward.weight.dtype or torch.is_autocast_enabled("cpu"):
+            return outward(self.net["0"](x))
+        parameters = inward.weight, inward.bias, outward.weight, outward.bias
+        rows = x.reshape(-1, x.shape[-1])
+        if torch.is_grad_enabled():
+            return Gated.apply(rows, *parameters).view(x.shape)
+        return torch.cat([gated(part, *parameters) for part in rows.split(ROWS)]).view(x.shape)
 
 
 class TransformerBlock(nn.Module):
@@ -150,10 +225,10 @@ class TransformerBlock(nn.Module):
         if hasattr(self, "attn2") and tokens is None:
             raise ValueError(TOKENS)
         own = (tokens, mask) if self.only_cross else (None, None)
-        x = x + self.attn1(self.norm1(x), *own)
+        x = added(self.attn1(self.norm1(x), *own), x)
         if hasattr(self, "attn2"):
-            x = x + self.attn2(self.norm2(x), tokens, mask)
-        return x + self.ff(self.norm3(x))
+            x = added(x, self.attn2(self.norm2(x), tokens, mask))
+        return added(self.ff(self.norm3(x)), x)
 
 
 class Downsample(nn.Module):
@@ -168,6 +243,13 @@ class Downsample(nn.Module):
         return self.conv(x if self.conv.padding[0] else F.pad(x, (0, 1, 0, 1)))
 
 
+# Row 2 i + a of a map of twice the height sees two rows of the map itself, i - 1 + a and i + a, so the rows of a 3-row
+# kernel that see the same one can be summed. ``a r k``: which rows k of the kernel see row r of the two; below for both
+# axes, from the nine numbers of a kernel to four kernels of four.
+SEEN = torch.tensor([[[1.0, 0.0, 0.0], [0.0, 1.0, 1.0]], [[1.0, 1.0, 0.0], [0.0, 0.0, 1.0]]])
+DOUBLED = rearrange(torch.einsum("a r k, b s l -> k l a b r s", SEEN, SEEN), "k l a b r s -> (k l) (a b r s)")
+
+
 class Upsample(nn.Module):
     """Nearest neighbour to ``size`` (twice the input when None: the skip may be odd), then conv3x3."""
 
@@ -176,8 +258,27 @@ class Upsample(nn.Module):
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor, size: tuple[int, int] | None = None) -> Tensor:
-        size = size or (2 * x.shape[-2], 2 * x.shape[-1])
-        return self.conv(F.interpolate(x, size=size, mode="nearest"))
+        twice = (2 * x.shape[-2], 2 * x.shape[-1])
+        if size not in (None, twice):
+            return self.conv(F.interpolate(x, size=size, mode="nearest"))
+        return self._doubled(x)
+
+    def _doubled(self, x: Tensor) -> Tensor:
+        """The same as on the larger map with 16 products in the place of 36: each of the four cells that a cell becomes
+        has a 2x2 kernel of its own on the small map."""
+        (h, w), out, weight = x.shape[-2:], self.conv.out_channels, self.conv.weight
+        kernels = rearrange(weight.flatten(2) @ DOUBLED.to(weight), "o i (p r s) -> (p o) i r s", p=4, r=2)
+        bias = None if self.conv.bias is None else self.conv.bias.repeat(4)
+        seen = F.conv2d(x, kernels, bias, padding=1).unflatten(1, (2, 2, out))
+        parts = [seen[:, a, b, :, a : a + h, b : b + w] for a in (0, 1) for b in (0, 1)]
+        if torch.is_grad_enabled():
+            return F.pixel_shuffle(torch.stack(parts, dim=2).flatten(1, 2), 2)
+        last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+        layout = torch.channels_last if last else torch.contiguous_format
+        large = torch.empty(len(x), out, 2 * h, 2 * w, dtype=seen.dtype, device=x.device, memory_format=layout)
+        for n, part in enumerate(parts):
+            large[:, :, n // 2 :: 2, n % 2 :: 2] = part
+        return large
 
 
 def zero(layer: nn.Module) -> None:

@@ -26,7 +26,17 @@ import torch.nn.functional as F
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
-from drivesim.models.blocks import TOKENS, Attention, FeedForward, TimeEmbedding, around, sinusoid, zero
+from drivesim.models.blocks import (
+    TOKENS,
+    Attention,
+    FeedForward,
+    TimeEmbedding,
+    activated,
+    added,
+    around,
+    sinusoid,
+    zero,
+)
 from drivesim.models.context import ContextNetwork, blended, shown
 from drivesim.models.unet import Site, UNet
 from drivesim.scene import Condition
@@ -123,6 +133,10 @@ class Mixer(nn.Module):
         alpha = torch.sigmoid(self.mix_factor).to(z.dtype)
         return torch.lerp(temporal, z, alpha.view(1, -1, *(1,) * (z.ndim - 2)))
 
+    def share(self) -> Tensor:
+        """1 - alpha, ``1`` or ``t``: of what the temporal layer adds to z."""
+        return torch.sigmoid(-self.mix_factor)
+
 
 def mixer(config: TemporalConfig) -> Mixer:
     return Mixer(config.frames if config.alpha == "frame" else 1, config.alpha_start)
@@ -155,14 +169,19 @@ class TemporalResnet(nn.Module):
         self.conv2 = over_time(channels, channels, kernel)
         zero(self.conv2)
 
-    def forward(self, x: Tensor, t: int, emb: Tensor | None = None, context: Tensor | None = None) -> Tensor:
-        h = F.silu(self._normed(self.norm1, x, t))
+    def forward(self, x: Tensor, t: int, emb: Tensor | None, context: Tensor | None, share: Tensor) -> Tensor:
+        """``share`` of what the block adds to ``x``, ``1`` or ``t``: mixed in, that is
+        alpha x + (1 - alpha) (x + branch). One number goes into the weights, where it costs nothing."""
+        h = activated(self._normed(self.norm1, x, t))
         if context is not None:
             h = torch.cat([h, context.to(h.dtype)], dim=1)
         h = run_over_time(self.conv1, h, t)
         if emb is not None:
-            h = h + self.time_emb_proj(F.silu(emb))[:, :, None, None]
-        return x + run_over_time(self.conv2, F.silu(self._normed(self.norm2, h, t)), t)
+            h = added(h, self.time_emb_proj(F.silu(emb))[:, :, None, None])
+        h = activated(self._normed(self.norm2, h, t))
+        if share.numel() == 1:
+            return added(run_over_time(self.conv2, h, t, share), x)
+        return x + rearrange(share.to(h.dtype).repeat(len(h) // t), "n -> n 1 1 1") * run_over_time(self.conv2, h, t)
 
     def _normed(self, norm: nn.Module, x: Tensor, t: int) -> Tensor:
         if self.norm == "frame":
@@ -177,15 +196,18 @@ def over_time(channels: int, out: int, kernel: int) -> nn.Conv2d:
     return nn.Conv2d(3 * channels, out, kernel, padding=kernel // 2)
 
 
-def run_over_time(conv: nn.Conv2d, x: Tensor, t: int) -> Tensor:
-    """``(b t) c h w -> (b t) d h w``; beyond the ends are zeros."""
+def run_over_time(conv: nn.Conv2d, x: Tensor, t: int, share: Tensor | None = None) -> Tensor:
+    """``(b t) c h w -> (b t) d h w``, times the one number ``share``; beyond the ends are zeros."""
+    weight, bias = conv.weight, conv.bias
+    if share is not None:
+        weight, bias = weight * share, None if bias is None else bias * share
     if conv.kernel_size == (3, 1):
         height = x.shape[-2]
-        out = conv(rearrange(x, "(b t) c h w -> b c t (h w)", t=t))
+        out = F.conv2d(rearrange(x, "(b t) c h w -> b c t (h w)", t=t), weight, bias, padding=(1, 0))
         return rearrange(out, "b c t (h w) -> (b t) c h w", h=height)
     padded = F.pad(rearrange(x, "(b t) c h w -> b t c h w", t=t), (0, 0, 0, 0, 0, 0, 1, 1))
     neighbours = torch.cat([padded[:, k : k + t] for k in range(3)], dim=2)
-    return conv(rearrange(neighbours, "b t c h w -> (b t) c h w"))
+    return F.conv2d(rearrange(neighbours, "b t c h w -> (b t) c h w"), weight, bias, padding=conv.padding)
 
 
 class TemporalAttention(Attention):
@@ -232,14 +254,14 @@ class TemporalBlock(nn.Module):
     def forward(
         self, x: Tensor, seen: Tensor | None, distances: Tensor | None, tokens: Tensor | None, mask: Tensor | None
     ) -> Tensor:
-        x = x + self.ff_in(self.norm_in(x))
+        x = added(self.ff_in(self.norm_in(x)), x)
         if isinstance(self.attn1, TemporalAttention):
-            x = x + self.attn1(self.norm1(x), seen, distances)
+            x = added(self.attn1(self.norm1(x), seen, distances), x)
         else:
-            x = x + _crossed(self.attn1, self.norm1(x), tokens, mask)
+            x = added(x, _crossed(self.attn1, self.norm1(x), tokens, mask))
         if hasattr(self, "attn2"):
-            x = x + _crossed(self.attn2, self.norm2(x), tokens, mask)
-        return x + self.ff(self.norm3(x))
+            x = added(x, _crossed(self.attn2, self.norm2(x), tokens, mask))
+        return added(self.ff(self.norm3(x)), x)
 
 
 def _crossed(attention: Attention, x: Tensor, tokens: Tensor | None, mask: Tensor | None) -> Tensor:
@@ -262,8 +284,7 @@ class ResnetSite(nn.Module):
         self.time_mixer = mixer
 
     def forward(self, x: Tensor, t: int, emb: Tensor | None = None, context: Tensor | None = None) -> Tensor:
-        z = rearrange(self.temporal_res_block(x, t, emb, context), "(b t) ... -> b t ...", t=t)
-        return rearrange(self.time_mixer(rearrange(x, "(b t) ... -> b t ...", t=t), z), "b t ... -> (b t) ...")
+        return self.temporal_res_block(x, t, emb, context, self.time_mixer.share())
 
 
 class TransformerSite(nn.Module):

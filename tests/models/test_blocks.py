@@ -1,0 +1,63 @@
+"""The quick ways of the blocks are the plain ones in other words."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from drivesim.models.blocks import ROWS, FeedForward, Upsample, added
+
+LIMIT = 1e-5
+
+
+def seeded(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def differ(ours: Tensor, other: Tensor) -> float:
+    assert ours.shape == other.shape
+    return float((ours - other).abs().max() / other.abs().max())
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("size", [(5, 6), (1, 3)])
+def test_four_small_kernels_are_the_convolution_of_the_enlarged_map(
+    layout: torch.memory_format, size: tuple[int, int]
+) -> None:
+    up, x = Upsample(8), seeded(2, 8, *size).contiguous(memory_format=layout)
+    wanted = up.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+    assert differ(up(x), wanted) <= LIMIT
+    assert differ(up(x, (2 * size[0], 2 * size[1])), wanted) <= LIMIT
+    with torch.no_grad():
+        got = up(x)
+    assert differ(got, wanted) <= LIMIT and got.is_contiguous(memory_format=layout)
+    grads = [torch.autograd.grad(y.square().sum(), list(up.parameters())) for y in (up(x), wanted)]
+    assert all(differ(ours, other) <= 10 * LIMIT for ours, other in zip(*grads, strict=True))
+
+
+def test_to_an_odd_size_the_map_itself_is_enlarged() -> None:
+    up, x = Upsample(8), seeded(1, 8, 3, 4)
+    assert torch.equal(up(x, (5, 7)), up.conv(F.interpolate(x, size=(5, 7), mode="nearest")))
+
+
+@pytest.mark.parametrize("rows", [7, ROWS, 2 * ROWS + 3])
+def test_feed_forward_in_blocks_with_its_gradients(rows: int) -> None:
+    ff, x = FeedForward(16), seeded(1, rows, 16).requires_grad_()
+    plain = ff.net["2"](ff.net["0"](x))
+    with torch.no_grad():
+        assert differ(ff(x), plain) <= LIMIT
+    weights = seeded(1, rows, 16, seed=1)
+    inputs = [x, *ff.parameters()]
+    got, wanted = (torch.autograd.grad((y * weights).sum(), inputs) for y in (ff(x), plain))
+    assert all(differ(ours, other) <= 10 * LIMIT for ours, other in zip(got, wanted, strict=True))
+    ff.requires_grad_(False)
+    assert torch.equal(torch.autograd.grad((ff(x) * weights).sum(), x)[0], got[0])
+
+
+def test_a_sum_goes_into_its_first_part_without_gradients_alone() -> None:
+    x, y = seeded(2, 3), seeded(2, 3, seed=1)
+    assert added(x, y) is not x
+    with torch.no_grad():
+        assert added(x[:1], y).shape == (2, 3) and added(x.bfloat16(), y).dtype == torch.float32
+        wanted = x + y
+        assert added(x, y) is x and torch.equal(x, wanted)
