@@ -71,7 +71,8 @@ def decoded(container: Any, path: Path, start: Fraction) -> Iterator[tuple[Fract
         return
     alone = start <= 0  # behind a seek, frames before the first that stands alone may lack what they refer to
     try:
-        for n, frame in enumerate(container.decode(video)):
+        shown = math.floor((start + origin) / base) if start > 0 else None
+        for n, frame in enumerate(container.decode(video, shown)):
             timed = frame.pts is not None
             time = frame.pts * base - origin if timed else n / rate
             length = (frame.duration or 0) * Fraction(base) if timed else Fraction(0)  # of another rate, in raw streams

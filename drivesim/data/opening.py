@@ -31,6 +31,7 @@ BOUND = {"max_pixels": str(MAX_PIXELS)}  # for decoders
 BY_HEADER = {"skip_frame": "all"}
 ATOMS = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")
 HDR = {ColorTrc.SMPTE2084: "PQ", ColorTrc.ARIB_STD_B67: "HLG"}
+AHEAD = 256 << 20  # bytes of packets that are read before the first is decoded, at most
 GUESSED_RATE = Fraction(25)  # ffmpeg's own guess for a raw stream that carries no time
 PNG, JPEG = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", b"\xff\xd8"
 FRAMES_OF_JPEG = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # markers of a frame's header, which has its size
@@ -49,13 +50,17 @@ class Opened:
     def demux(self, video: Any) -> Iterator[Any]:
         return self._patient.each(self._container.demux(video))
 
-    def decode(self, video: Any) -> Iterator[Any]:
-        return self._patient.each(self._frames(video))
+    def decode(self, video: Any, shown: int | None = None) -> Iterator[Any]:
+        """Frames. Before the one that is shown at ``shown``, in the stream's time base, those alone that are told by
+        later ones: the others would be decoded for nothing."""
+        return self._patient.each(self._frames(video, shown))
 
-    def _frames(self, video: Any) -> Iterator[Any]:
-        """Frames, with a look at the clock between packets: any number of them may hold no picture."""
-        last = time.monotonic()
-        for packet in self._container.demux(video):
+    def _frames(self, video: Any, shown: int | None) -> Iterator[Any]:
+        """With a look at the clock between packets: any number of them may hold no picture."""
+        packets, last = self._container.demux(video), time.monotonic()
+        if shown is not None and video.codec_context.name == "h264":
+            packets = _sparing(packets, video.codec_context, shown)
+        for packet in packets:
             for frame in packet.decode():
                 yield frame
                 last = time.monotonic()
@@ -114,6 +119,30 @@ def opened(path: str | Path) -> Opened:
     video.codec_context.thread_type = "NONE"
     video.codec_context.options = BOUND
     return container
+
+
+def _sparing(packets: Iterator[Any], decoder: Any, shown: int) -> Iterator[Any]:
+    """``packets``, of which ``decoder`` passes over pictures before ``shown`` that no other refers to.
+
+    Which picture is shown then is only known once no earlier one can come: time stamps of decoding are never later than
+    those of showing, so that is where they lie behind it. What is read up to there is little, beside decoding it. H.264
+    says of each picture whether another refers to it; HEVC says so among pictures of one layer alone.
+    """
+    held, size, known = [], 0, False
+    for packet in packets:
+        held.append(packet)
+        size += packet.size
+        known = not packet.size or (packet.dts is not None and packet.dts > shown)  # the end, or far enough
+        if known or packet.dts is None or packet.pts is None or size > AHEAD:
+            break
+    times = [packet.pts for packet in held if packet.pts is not None and packet.pts <= shown]
+    first = max(times, default=None) if known else None
+    for packet in held:
+        early = first is not None and packet.pts is not None and packet.pts < first
+        decoder.skip_frame = "NONREF" if early else "DEFAULT"
+        yield packet
+    decoder.skip_frame = "DEFAULT"
+    yield from packets
 
 
 def own_rate(video: Any) -> Fraction:

@@ -23,6 +23,8 @@ Size = tuple[int, int]
 BT709 = 1
 MICRO = 1_000_000
 JPEG = b"\xff\xd8"
+WHOLE = {"movflags": "+faststart"}
+FRAGMENTS = {"movflags": "+frag_keyframe+empty_moov+default_base_moof", "flush_packets": "1"}
 # Without the macroblock tree: in a process with a second thread its results differ from run to run, in 1 file in 100
 # with the x264 of PyAV 18.1.
 ALIKE = "threads=1:sliced-threads=0:mbtree=0:rc-lookahead=0"
@@ -32,7 +34,8 @@ class Writer:
     """Writes H.264 that plays everywhere; the same frames give the same bytes on one build.
 
     One thread, no B-frames (a segment's first time stamp is 0 without an edit list), a closed GOP a second, no creation
-    time. The file appears whole when the context ends without an error, else not at all.
+    time. The file appears whole when the context ends without an error, else not at all. What a process that is killed
+    leaves of it, ``.NAME.PID.part``, is a video of all but its last second: fragments, joined at the end.
 
     Args:
         size: ``(H, W)``, both even. ``fps``: exact.
@@ -57,7 +60,8 @@ class Writer:
         self.count = 0
         with writing(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._container = _new_mp4(self.part, self.fps, comment)
+            self._container = _new_mp4(self.part, self.fps, "", FRAGMENTS)
+        self.comment = comment
         gop = max(1, round(self.fps))
         codec = self._container.add_stream(
             "libx264",
@@ -112,7 +116,7 @@ class Writer:
             self._mux(self._stream.encode(None))
             with writing(self.path):
                 self._container.close()
-                _publish(self.part, self.path)
+            _join([self.part], self.path, self.comment, self.fps)
         finally:
             with suppress(OSError):
                 self.part.unlink(missing_ok=True)
@@ -129,18 +133,22 @@ def remux(segments: list[Path], out: str | Path, comment: str = "") -> None:
     """
     if not segments:
         raise Mistake("no segments to join", where=out)
-    out = Path(out)
-    part = out.with_name(f".{out.name}.{os.getpid()}.part")
+    _join(segments, Path(out), comment)
+
+
+def _join(segments: list[Path], out: Path, comment: str, rate: Fraction | None = None) -> None:
+    """``rate``: of the segments; None: the one that all of them tell."""
+    part = out.with_name(f".{out.name}.whole.{os.getpid()}.part")
     try:
         with opened(segments[0]) as first:
             like = first.streams.video[0]
-            fps, extradata = own_rate(like), like.codec_context.extradata
+            fps, extradata = rate or own_rate(like), like.codec_context.extradata
             with writing(out):
                 whole = _new_mp4(part, fps, comment)
             copy = whole.add_stream_from_template(like)
         with writing(out):
             with whole:
-                _copy(segments, whole, copy, fps, extradata)
+                _copy(segments, whole, copy, fps, extradata, told=rate is None)
             _publish(part, out)
     finally:
         with suppress(OSError):
@@ -190,12 +198,13 @@ def _packet(picture: Path, stream: Any, tick: int, length: int) -> Any:
     return packet
 
 
-def _copy(segments: list[Path], whole: Any, copy: Any, fps: Fraction, extradata: bytes | None) -> None:
+def _copy(segments: list[Path], whole: Any, copy: Any, fps: Fraction, extradata: bytes | None, told: bool) -> None:
+    """``told``: whether the segments tell their rate; a few fragments do not."""
     count = 0
     for segment in segments:
         with opened(segment) as container:
             video = container.streams.video[0]
-            if own_rate(video) != fps or video.codec_context.extradata != extradata:
+            if (told and own_rate(video) != fps) or video.codec_context.extradata != extradata:
                 raise Mistake("cannot be joined: its size, rate or encoder settings differ", where=segment)
             for packet in container.demux(video):
                 if packet.size:
@@ -206,9 +215,9 @@ def _copy(segments: list[Path], whole: Any, copy: Any, fps: Fraction, extradata:
                     count += 1
 
 
-def _new_mp4(part: Path, fps: Fraction, comment: str) -> Any:
+def _new_mp4(part: Path, fps: Fraction, comment: str, how: dict[str, str] = WHOLE) -> Any:
     ticks = math.lcm(90000, fps.numerator)  # whole ticks a frame: 15/8, 15/2, 30 and 30000/1001 fit 90000
-    options = {"video_track_timescale": str(ticks), "movflags": "+faststart", "fflags": "+bitexact"}
+    options = {"video_track_timescale": str(ticks), "fflags": "+bitexact", **how}
     container = av.open(str(part), mode="w", format="mp4", options=options)
     if comment:
         container.metadata["comment"] = comment

@@ -2,6 +2,9 @@
 
 import hashlib
 import json
+import signal
+import subprocess
+import sys
 from bisect import bisect_right
 from fractions import Fraction
 from pathlib import Path
@@ -265,3 +268,41 @@ def test_a_probe_is_kept_as_plain_values(tmp_path: Path) -> None:
     assert video.VideoInfo.from_plain(json.loads(json.dumps(plain))) == info
     with pytest.raises(ValueError, match="not the fields"):
         video.VideoInfo.from_plain({"path": "a"})
+
+
+KILLED = """
+import os, signal, sys
+from fractions import Fraction
+import numpy as np
+from drivesim.data import video
+frames = np.random.default_rng(0).integers(0, 255, (70, 64, 96, 3), np.uint8)
+with video.Writer(sys.argv[1], (64, 96), Fraction(15)) as writer:
+    writer.write(frames)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_killed_writer_leaves_all_but_the_last_second(tmp_path: Path) -> None:
+    """Of 70 frames whole GOPs of 15: the file that was begun plays up to there, and none stands at its name."""
+    done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "a.mp4")])
+    assert done.returncode == -signal.SIGKILL
+    (part,) = tmp_path.iterdir()
+    assert part.name.startswith(".a.mp4.") and part.name.endswith(".part")
+    with av.open(str(part)) as container:
+        assert sum(1 for _ in container.decode(video=0)) == 60
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 31])
+@pytest.mark.parametrize("fps", RATES)
+def test_what_is_written_tells_its_rate_however_short(tmp_path: Path, fps: Fraction, count: int) -> None:
+    with video.Writer(tmp_path / "a.mp4", (64, 96), fps, comment="told") as writer:
+        writer.write(np.zeros((count, 64, 96, 3), np.uint8))
+    with av.open(str(tmp_path / "a.mp4")) as container:
+        stream = container.streams.video[0]
+        assert container.metadata["comment"] == "told" and stream.start_time == 0
+        stamps = [frame.pts * stream.time_base for frame in container.decode(stream)]
+        assert stamps == [n / fps for n in range(count)]
+        assert stream.duration * stream.time_base == count / fps
+    data = (tmp_path / "a.mp4").read_bytes()
+    assert data.index(b"moov") < data.index(b"mdat") and b"moof" not in data
+    assert [file.name for file in tmp_path.iterdir()] == ["a.mp4"]
