@@ -38,10 +38,13 @@ class Shown:
 
 
 @contextmanager
-def shown(path: Path, start: Fraction, rate: Fraction | None) -> Iterator[tuple[Iterator[Shown], Fraction]]:
+def shown(
+    path: Path, start: Fraction, rate: Fraction | None, end: Fraction | None = None
+) -> Iterator[tuple[Iterator[Shown], Fraction]]:
     """The frames of a file or a folder from one at ``start`` or before it on, and their mean rate.
 
     Args:
+        end: nobody asks for more than one behind the frame that is shown then; None: for all.
         rate: the true rate; one that differs from the header's stretches every time stamp alike.
     """
     if path.is_dir():
@@ -52,13 +55,15 @@ def shown(path: Path, start: Fraction, rate: Fraction | None) -> Iterator[tuple[
         own = own_rate(container.streams.video[0])
         stretch = own / rate if rate else Fraction(1)
         upright = Upright(path)
-        frames = decoded(container, path, start / stretch)
+        frames = decoded(container, path, start / stretch, None if end is None else end / stretch)
         yield (Shown(at * stretch, last * stretch, partial(upright, f)) for at, last, f in frames), rate or own
 
 
-def decoded(container: Any, path: Path, start: Fraction) -> Iterator[tuple[Fraction, Fraction, Any]]:
+def decoded(
+    container: Any, path: Path, start: Fraction, end: Fraction | None = None
+) -> Iterator[tuple[Fraction, Fraction, Any]]:
     """Of a freshly opened container, (time, length, PyAV's frame) in order of showing, from one that is shown at
-    ``start`` or before it on.
+    ``start`` or before it on, without some that are over before; with ``end`` to one that comes after it.
 
     Raises:
         Mistake: a frame cannot be decoded, or is of another size than the first.
@@ -71,8 +76,9 @@ def decoded(container: Any, path: Path, start: Fraction) -> Iterator[tuple[Fract
         return
     alone = start <= 0  # behind a seek, frames before the first that stands alone may lack what they refer to
     try:
-        shown = math.floor((start + origin) / base) if start > 0 else None
-        for n, frame in enumerate(container.decode(video, shown)):
+        at = math.floor((start + origin) / base) if start > 0 or end is not None else None
+        last = None if end is None else math.floor((end + origin) / base)
+        for n, frame in enumerate(container.decode(video, at, last)):
             timed = frame.pts is not None
             time = frame.pts * base - origin if timed else n / rate
             length = (frame.duration or 0) * Fraction(base) if timed else Fraction(0)  # of another rate, in raw streams

@@ -50,21 +50,21 @@ class Opened:
     def demux(self, video: Any) -> Iterator[Any]:
         return self._patient.each(self._container.demux(video))
 
-    def decode(self, video: Any, shown: int | None = None) -> Iterator[Any]:
-        """Frames. Before the one that is shown at ``shown``, in the stream's time base, those alone that are told by
-        later ones: the others would be decoded for nothing."""
-        return self._patient.each(self._frames(video, shown))
+    def decode(self, video: Any, shown: int | None = None, last: int | None = None) -> Iterator[Any]:
+        """Frames. Of those before the one shown at ``shown`` and of those behind ``last``, in the stream's time base,
+        only such as others refer to; behind ``last`` one at least, and none once all up to there have come."""
+        return self._patient.each(self._frames(video, shown, last))
 
-    def _frames(self, video: Any, shown: int | None) -> Iterator[Any]:
+    def _frames(self, video: Any, shown: int | None, last: int | None) -> Iterator[Any]:
         """With a look at the clock between packets: any number of them may hold no picture."""
-        packets, last = self._container.demux(video), time.monotonic()
-        if shown is not None and video.codec_context.name == "h264":
-            packets = _sparing(packets, video.codec_context, shown)
+        packets, since, decoder = self._container.demux(video), time.monotonic(), video.codec_context
+        if shown is not None and decoder.name == "h264":
+            packets = _sparing(packets, decoder, shown, last)
         for packet in packets:
-            for frame in packet.decode():
+            for frame in packet.decode() if packet is not None else decoder.decode(None):
                 yield frame
-                last = time.monotonic()
-            if time.monotonic() - last > self._patient.seconds:
+                since = time.monotonic()
+            if time.monotonic() - since > self._patient.seconds:
                 raise Mistake("gives no picture for too long", where=self._patient.path, mend="copy it again")
 
     def seek(self, at: int, **how: Any) -> None:
@@ -121,28 +121,34 @@ def opened(path: str | Path) -> Opened:
     return container
 
 
-def _sparing(packets: Iterator[Any], decoder: Any, shown: int) -> Iterator[Any]:
-    """``packets``, of which ``decoder`` passes over pictures before ``shown`` that no other refers to.
+def _sparing(packets: Iterator[Any], decoder: Any, shown: int, last: int | None) -> Iterator[Any]:
+    """``packets``, of which ``decoder`` passes over pictures before ``shown`` and behind ``last`` that no other refers
+    to; behind ``last`` comes None, which asks it for what it holds, and nothing more.
 
     Which picture is shown then is only known once no earlier one can come: time stamps of decoding are never later than
     those of showing, so that is where they lie behind it. What is read up to there is little, beside decoding it. H.264
     says of each picture whether another refers to it; HEVC says so among pictures of one layer alone.
     """
-    held, size, known = [], 0, False
+    held, size, until = [], 0, shown if last is None else last
+    known = ends = False
     for packet in packets:
         held.append(packet)
         size += packet.size
-        known = not packet.size or (packet.dts is not None and packet.dts > shown)  # the end, or far enough
+        ends = not packet.size
+        known = ends or (packet.dts is not None and packet.dts > until)
         if known or packet.dts is None or packet.pts is None or size > AHEAD:
             break
-    times = [packet.pts for packet in held if packet.pts is not None and packet.pts <= shown]
-    first = max(times, default=None) if known else None
+    first = max((p.pts for p in held if p.pts is not None and p.pts <= shown), default=None) if known else None
     for packet in held:
-        early = first is not None and packet.pts is not None and packet.pts < first
-        decoder.skip_frame = "NONREF" if early else "DEFAULT"
+        spare = first is not None and packet.pts is not None and packet is not held[-1]
+        spare = spare and (packet.pts < first or (last is not None and packet.pts > last))
+        decoder.skip_frame = "NONREF" if spare else "DEFAULT"
         yield packet
     decoder.skip_frame = "DEFAULT"
-    yield from packets
+    if known and not ends and last is not None:
+        yield None
+    else:
+        yield from packets
 
 
 def own_rate(video: Any) -> Fraction:

@@ -81,7 +81,9 @@ def read(
     Raises:
         Mistake: not a video, or it ends too early.
     """
-    clip = next(stream(path, fps=fps, size=size, chunk=frames, start=start, rate=rate), None)
+    end = None if fps is None else start + (frames - 1) / fps + GRACE
+    with frames_of(Path(path), start, rate, end) as (shown, own):
+        clip = next(_clips(shown, Path(path), own, fps, size, frames, start), None)
     found = 0 if clip is None else len(clip.frames)
     if clip is None or found < frames:
         at = f" at {fps} fps" if fps else ""

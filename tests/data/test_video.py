@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from bisect import bisect_right
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 
@@ -306,3 +307,33 @@ def test_what_is_written_tells_its_rate_however_short(tmp_path: Path, fps: Fract
     data = (tmp_path / "a.mp4").read_bytes()
     assert data.index(b"moov") < data.index(b"mdat") and b"moof" not in data
     assert [file.name for file in tmp_path.iterdir()] == ["a.mp4"]
+
+
+@pytest.mark.parametrize("b_frames", [0, 2, 3])
+@pytest.mark.parametrize("even", [True, False])
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.ts"])
+def test_clips_from_anywhere_are_those_of_the_whole(tmp_path: Path, b_frames: int, even: bool, name: str) -> None:
+    """Pictures that no other refers to are passed over before a clip, and behind it: none of its own is missing."""
+    stamps = list(range(0, 3600, 40)) if even else list(np.cumsum([0] + [33, 34, 400, 33, 100, 20] * 15).tolist())
+    path, fps, draw = write_uneven(tmp_path / name, stamps, bf=b_frames, g=24), Fraction(25), np.random.default_rng(2)
+    for start in (Fraction(int(ms), 1000) for ms in draw.integers(0, stamps[-1] - 400, 24)):
+        wanted = [bisect_right(stamps, float(start + n / fps) * 1000 + 0.5) - 1 for n in range(9)]
+        assert numbers(video.read(path, fps=fps, start=start, frames=9).frames) == wanted, start
+    chunks = list(video.stream(path, fps=fps, start=Fraction(1, 2), chunk=7))
+    wanted = [bisect_right(stamps, 500.5 + n * 40) - 1 for n in range(sum(len(chunk.frames) for chunk in chunks))]
+    assert numbers(np.concatenate([chunk.frames for chunk in chunks])) == wanted
+    assert wanted[-1] == len(stamps) - 1
+
+
+def test_fewer_pictures_are_decoded_than_lie_between(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, decoded = write_uneven(tmp_path / "a.mp4", list(range(0, 3600, 40)), bf=3, g=80), [0]
+    given = opening.Opened._frames
+
+    def counted(self: opening.Opened, *asked: int | None) -> Iterator[object]:
+        for frame in given(self, *asked):  # type: ignore[arg-type]
+            decoded[0] += 1
+            yield frame
+
+    monkeypatch.setattr(opening.Opened, "_frames", counted)
+    video.read(path, fps=Fraction(25), start=Fraction(60, 25), frames=4)
+    assert 4 < decoded[0] <= 45  # of 65 from the key-frame on
