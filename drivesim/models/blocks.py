@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from drivesim.models.winograd import convolved
+
 ROWS = 512  # of a feed-forward at once on a CPU
 ONE_DNN = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends.mkldnn.is_available() else None
 TOKENS = "this network has cross-attention: give tokens, those of the dropped condition included"
@@ -85,11 +87,33 @@ class Resnet(nn.Module):
             self.conv_shortcut = nn.Conv2d(channels, out, 1)
 
     def forward(self, x: Tensor, emb: Tensor | None = None) -> Tensor:
-        h = self.conv1(activated(self.norm1(x)))
+        h = convolved(self.conv1, activated(self.norm1(x)))
         if emb is not None:
             h = added(h, self.time_emb_proj(F.silu(emb))[:, :, None, None])
-        h = self.conv2(activated(self.norm2(h)))
+        h = convolved(self.conv2, activated(self.norm2(h)))
         return added(h, self.conv_shortcut(x) if hasattr(self, "conv_shortcut") else x)
+
+
+def plain(x: Tensor, weight: Tensor) -> bool:
+    """Whether products run on a CPU in the weights' own precision."""
+    return x.device.type == "cpu" and x.dtype == weight.dtype and not torch.is_autocast_enabled("cpu")
+
+
+def product(x: Tensor, weight: Tensor, bias: Tensor, gelu: bool = False) -> Tensor:
+    """``F.linear`` on a CPU without gradients. torch's own writes the bias in a pass before the
+    product and GELU in one behind it; oneDNN, by the operator that compiled models call, has both in the product."""
+    if ONE_DNN is None:
+        out = F.linear(x, weight, bias)
+        return F.gelu(out) if gelu else out
+    return ONE_DNN(x, weight, bias, "gelu" if gelu else "none", [], "none")
+
+
+def linear(layer: nn.Module, x: Tensor) -> Tensor:
+    """``layer(x)`` of an ``nn.Linear``, by ``product`` where that may be."""
+    assert isinstance(layer, nn.Linear)
+    if torch.is_grad_enabled() or not plain(x, layer.weight):
+        return layer(x)
+    return product(x, layer.weight, layer.bias)
 
 
 class Attention(nn.Module):
@@ -109,14 +133,14 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, tokens: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         source = x if tokens is None else tokens.to(x.dtype)
         if tokens is not None and tokens.shape[1] == 1 and mask is None and not torch.is_grad_enabled():
-            return self.to_out[0](self.to_v(source))  # the share of a single token is 1, whoever asks
+            return linear(self.to_out[0], self.to_v(source))  # the share of a single token is 1, whoever asks
         q, k, v = (
             rearrange(y, "n l (a d) -> n a l d", a=self.heads)
             for y in (self.to_q(x), self.to_k(source), self.to_v(source))
         )
         seen = None if mask is None else mask[:, None, None, :]
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=seen)
-        return self.to_out[0](rearrange(out, "n a l d -> n l (a d)"))
+        return linear(self.to_out[0], rearrange(out, "n a l d -> n l (a d)"))
 
 
 class GEGLU(nn.Module):
@@ -127,15 +151,6 @@ class GEGLU(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         value, gate = self.proj(x).chunk(2, dim=-1)
         return value * F.gelu(gate)
-
-
-def product(x: Tensor, weight: Tensor, bias: Tensor, gelu: bool = False) -> Tensor:
-    """``F.linear`` of some hundred rows on a CPU without gradients. torch's own writes the bias in a pass before the
-    product and GELU in one behind it; oneDNN, by the operator that compiled models call, has both in the product."""
-    if ONE_DNN is None:
-        out = F.linear(x, weight, bias)
-        return F.gelu(out) if gelu else out
-    return ONE_DNN(x, weight, bias, "gelu" if gelu else "none", [], "none")
 
 
 def gated(x: Tensor, first: Tensor, first_bias: Tensor, last: Tensor, last_bias: Tensor) -> Tensor:
@@ -195,7 +210,7 @@ class FeedForward(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         inward, outward = self.net["0"].proj, self.net["2"]
         assert isinstance(inward, nn.Linear) and isinstance(outward, nn.Linear)
-        if x.device.type != "cpu" or x.dtype != inward.weight.dtype or torch.is_autocast_enabled("cpu"):
+        if not plain(x, inward.weight):
             return outward(self.net["0"](x))
         parameters = inward.weight, inward.bias, outward.weight, outward.bias
         rows = x.reshape(-1, x.shape[-1])

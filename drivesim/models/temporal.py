@@ -34,6 +34,7 @@ from drivesim.models.blocks import (
     activated,
     added,
     around,
+    linear,
     sinusoid,
     zero,
 )
@@ -231,7 +232,7 @@ class TemporalAttention(Attention):
             if seen is not None:
                 bias = bias.masked_fill(~seen, -math.inf)
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
-        return self.to_out[0](rearrange(out, "n a t d -> n t (a d)"))
+        return linear(self.to_out[0], rearrange(out, "n a t d -> n t (a d)"))
 
 
 class TemporalBlock(nn.Module):

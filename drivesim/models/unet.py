@@ -22,6 +22,7 @@ from drivesim.models.blocks import (
     activated,
     added,
     around,
+    linear,
     sinusoid,
     zero,
 )
@@ -152,7 +153,7 @@ class Transformer(nn.Module):
         h = x.shape[-2]
         y = self.norm(x)
         y = (
-            self.proj_in(rearrange(y, "n c h w -> n (h w) c"))
+            linear(self.proj_in, rearrange(y, "n c h w -> n (h w) c"))
             if self.linear
             else rearrange(self.proj_in(y), "n c h w -> n (h w) c")
         )
@@ -160,7 +161,7 @@ class Transformer(nn.Module):
             y = block(y, tokens, mask)
             if after is not None:
                 y = after(f"{site}.{i}", y)
-        y = rearrange(self.proj_out(y) if self.linear else y, "n (h w) c -> n c h w", h=h)
+        y = rearrange(linear(self.proj_out, y) if self.linear else y, "n (h w) c -> n c h w", h=h)
         return added(y if self.linear else self.proj_out(y), x)
 
 

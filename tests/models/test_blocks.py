@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from drivesim.models.blocks import ROWS, FeedForward, Upsample, added
+from drivesim.models.winograd import convolved
 
 LIMIT = 1e-5
 
@@ -16,7 +17,7 @@ def seeded(*shape: int, seed: int = 0) -> Tensor:
 
 def differ(ours: Tensor, other: Tensor) -> float:
     assert ours.shape == other.shape
-    return float((ours - other).abs().max() / other.abs().max())
+    return float((ours - other).detach().abs().max() / other.detach().abs().max())
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
@@ -61,3 +62,16 @@ def test_a_sum_goes_into_its_first_part_without_gradients_alone() -> None:
         assert added(x[:1], y).shape == (2, 3) and added(x.bfloat16(), y).dtype == torch.float32
         wanted = x + y
         assert added(x, y) is x and torch.equal(x, wanted)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_winograds_sums_are_the_convolution_and_know_nothing_of_the_batch(bias: bool) -> None:
+    conv, x = torch.nn.Conv2d(64, 80, 3, padding=1, bias=bias), seeded(5, 64, 64, 80)
+    with torch.no_grad():
+        got, wanted = convolved(conv, x), conv(x)
+        assert not torch.equal(got, wanted) and differ(got, wanted) <= LIMIT
+        for i in range(len(x)):
+            assert torch.equal(convolved(conv, x[i : i + 1]), got[i : i + 1])
+        for other in (x[:, :, :63], x[:, :, :8, :8], x.contiguous(memory_format=torch.channels_last)):
+            assert torch.equal(convolved(conv, other), conv(other))
+    assert torch.equal(convolved(conv, x[:1]), conv(x[:1]))  # gradients: the plain one
