@@ -196,7 +196,7 @@ def loop(name: str, seconds: float, fps: str, rounds: int) -> Row:
     return ratio(name, f"a rollout's time over its calls, {fps} fps", pairs, LIMITS["loop"], False, words)
 
 
-def lengths(name: str, seconds: float, fps: str, rounds: int) -> Row:
+def lengths(name: str, seconds: float, fps: str) -> Row:
     """Peak bytes of a process at ten times the length, each in a process of its own."""
     peaks = [_child("peak", str(length), fps)["peak"] for length in (seconds, 10 * seconds)]
     told = f"{seconds:g} s {peaks[0] / 2**20:.0f} MiB, {10 * seconds:g} s {peaks[1] / 2**20:.0f} MiB"
@@ -215,7 +215,7 @@ def _child(*words: str) -> dict[str, Any]:
 def footage(file: Path, gop: int, frames: np.ndarray) -> None:
     """H.264 with B-frames, some of which others refer to, as cameras and phones write it."""
     with av.open(str(file), mode="w") as container:
-        options = {"g": str(gop), "bf": "3", "crf": "20", "preset": "medium", "threads": "1"}
+        options = {"g": str(gop), "bf": "3", "crf": "20", "preset": "medium", "threads": "1", "sc_threshold": "0"}
         stream = container.add_stream("libx264", rate=RATE, options=options)
         stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "yuv420p"
         for picture in frames:
@@ -369,8 +369,8 @@ def child(words: list[str]) -> None:
 GOALS: dict[str, Callable[[int], list[Row]]] = {
     "loop-keys": lambda rounds: [loop("loop-keys", 24.0, "15/8", rounds)],
     "loop-all": lambda rounds: [loop("loop-all", 2.0, "30", rounds)],
-    "memory-keys": lambda rounds: [lengths("memory-keys", 16.0, "15/8", rounds)],
-    "memory-all": lambda rounds: [lengths("memory-all", 4.0, "30", rounds)],
+    "memory-keys": lambda rounds: [lengths("memory-keys", 8.0, "15/8")],
+    "memory-all": lambda rounds: [lengths("memory-all", 2.0, "30")],
     "clips-30": clips(30),
     "clips-250": clips(250),
     "latents": latents,
@@ -469,6 +469,9 @@ def growth(args: argparse.Namespace) -> list[Growth]:
     stack, settings = stacks.load(tiny.FOLDER, precision="32"), RolloutConfig()
     channels = stack.latent_shape[0]
 
+    def of_frames(count: float) -> Call:
+        return lambda: rolled(stack, settings, (count - 1) * 8 / 15, "15/8")
+
     def of_size(pixels: float) -> Call:
         height = round((pixels / 2) ** 0.5)
         resized = replace(stack, size=(height, 2 * height), latent_shape=(channels, height // 8, height // 4))
@@ -493,12 +496,10 @@ def growth(args: argparse.Namespace) -> list[Growth]:
         return Counted(lambda *_: network.call(*given)).bare
 
     found = [
-        grown(
-            "frames, key-frames of 128x256", FRAMES, lambda n: lambda: rolled(stack, settings, (n - 1) * 8 / 15, "15/8")
-        ),
-        grown("pixels a frame, 64x128 to 256x512", SIDES, of_size),
-        grown("clips in a call of the key-frames' network", BATCHES, of_batch),
-        grown("boxes a frame", BOXES, of_boxes),
+        grown("frames, key-frames of 128x256", FRAMES, of_frames, args.rounds),
+        grown("pixels a frame, 64x128 to 256x512", SIDES, of_size, args.rounds),
+        grown("clips in a call of the key-frames' network", BATCHES, of_batch, args.rounds),
+        grown("boxes a frame", BOXES, of_boxes, args.rounds),
     ]
     for row in found:
         slopes = row.exponents()
@@ -510,15 +511,15 @@ def growth(args: argparse.Namespace) -> list[Growth]:
     return found
 
 
-FRAMES, BATCHES, BOXES = (16.0, 31.0, 61.0, 121.0), (1.0, 2.0, 4.0, 8.0), (1.0, 4.0, 16.0, 64.0)
+FRAMES, BATCHES, BOXES = (8.0, 16.0, 31.0, 61.0), (1.0, 2.0, 4.0, 8.0), (1.0, 4.0, 16.0, 64.0)
 SIDES = tuple(2.0 * side**2 for side in (64, 96, 128, 192, 256))
 
 
-def grown(name: str, sizes: tuple[float, ...], make: Callable[[float], Call]) -> Growth:
-    """``make`` of every size is called twice, in turn; the lesser seconds, and the bytes on top of what was there."""
+def grown(name: str, sizes: tuple[float, ...], make: Callable[[float], Call], rounds: int) -> Growth:
+    """``make`` of every size is called in turn; the least seconds, and the most bytes on top of what was there."""
     calls, device = [make(size) for size in sizes], torch.device("cpu")
     spent, held = [list[float]() for _ in sizes], [0.0 for _ in sizes]
-    for _ in range(2):
+    for _ in range(rounds):
         for n, call in enumerate(calls):
             memory.hand_back()
             before = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
@@ -555,6 +556,7 @@ def main() -> None:
     split.add_argument("--fps", default="30")
     grows = commands.add_parser("growth", help="time and memory against frames, pixels, clips and boxes")
     grows.add_argument("--plot", type=Path)
+    grows.add_argument("--rounds", type=int, default=2)
     commands.add_parser("child").add_argument("words", nargs="*")
     for command in (rows, split, grows):
         command.add_argument("--json", type=Path)
