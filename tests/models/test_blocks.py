@@ -55,6 +55,17 @@ def test_feed_forward_in_blocks_with_its_gradients(rows: int) -> None:
     assert torch.equal(torch.autograd.grad((ff(x) * weights).sum(), x)[0], got[0])
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_feed_forward_in_other_precisions(dtype: torch.dtype) -> None:
+    ff, x = FeedForward(16).to(dtype), seeded(1, ROWS + 9, 16).to(dtype)
+    with torch.no_grad():
+        assert differ(ff(x).double(), ff.net["2"](ff.net["0"](x)).double()) <= (
+            0.02 if dtype == torch.bfloat16 else 1e-12
+        )
+        with torch.autocast("cpu", torch.bfloat16):
+            assert ff.float()(x.float()).dtype == torch.bfloat16
+
+
 def test_a_sum_goes_into_its_first_part_without_gradients_alone() -> None:
     x, y = seeded(2, 3), seeded(2, 3, seed=1)
     assert added(x, y) is not x
