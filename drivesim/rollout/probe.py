@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from drivesim.data import video
+from drivesim.data.opening import MIN_SIDE
 from drivesim.rollout.engine import Rollout
 from drivesim.rollout.interpolator import Interpolator
 from drivesim.rollout.plan import BETWEEN, Plan
@@ -122,7 +123,7 @@ def _pixels(rollout: Rollout, cells: tuple[int, int, int]) -> list[Probe]:
             return upscale(0, low, low.new_zeros(0, 3, 1, 1))
 
         found.append(Probe("upsample", windows.count(plan.total), _steps(settings.upsample.sampler), upsample))
-    even = (size[0] // 2 * 2, size[1] // 2 * 2)
+    even = (max(MIN_SIDE, size[0] // 2 * 2), max(MIN_SIDE, size[1] // 2 * 2))  # smaller ones are no video
 
     def write(_: int) -> object:
         ramp = torch.linspace(-1, 1, even[1]).expand(WRITTEN, 3, *even)
