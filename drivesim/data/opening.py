@@ -57,11 +57,11 @@ class Opened:
 
     def _frames(self, video: Any, shown: int | None, last: int | None) -> Iterator[Any]:
         """With a look at the clock between packets: any number of them may hold no picture."""
-        packets, since, decoder = self._container.demux(video), time.monotonic(), video.codec_context
-        if shown is not None and decoder.name == "h264":
-            packets = _sparing(packets, decoder, shown, last)
+        packets, since = self._container.demux(video), time.monotonic()
+        if shown is not None and video.codec_context.name == "h264":
+            packets = _sparing(packets, video.codec_context, shown, last)
         for packet in packets:
-            for frame in packet.decode() if packet is not None else decoder.decode(None):
+            for frame in packet.decode() if packet is not None else video.codec_context.decode(None):
                 yield frame
                 since = time.monotonic()
             if time.monotonic() - since > self._patient.seconds:
