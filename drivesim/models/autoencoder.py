@@ -18,7 +18,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from drivesim import weights
-from drivesim.models.blocks import Attention, Downsample, Resnet, Upsample, activated, added, tuples
+from drivesim.models.blocks import Attention, Downsample, Resnet, Upsample, tuples
 
 CERTAIN = -30.0  # the log-variance of a latent without any; also the least that is read
 After = Callable[[str, Tensor], Tensor]
@@ -79,7 +79,7 @@ class SpatialAttention(Attention):
 
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]  # the name in the files is diffusers'
         tokens = rearrange(self.group_norm(x), "n c h w -> n (h w) c")
-        return added(rearrange(super().forward(tokens), "n (h w) c -> n c h w", h=x.shape[-2]), x)
+        return x + rearrange(super().forward(tokens), "n (h w) c -> n c h w", h=x.shape[-2])
 
 
 class Level(nn.Module):
@@ -140,7 +140,7 @@ class Encoder(nn.Module):
         x = self.conv_in(self.fold(x))
         for level in self.down_blocks:
             x = level(x)
-        return self.conv_out(activated(self.conv_norm_out(self.mid_block(x))))
+        return self.conv_out(F.silu(self.conv_norm_out(self.mid_block(x))))
 
 
 class Decoder(nn.Module):
@@ -165,7 +165,7 @@ class Decoder(nn.Module):
         x = self.mid_block(self.conv_in(z), after)
         for i, level in enumerate(self.up_blocks):
             x = level(x, f"up_blocks.{i}", after)
-        return self.unfold(self.conv_out(activated(self.conv_norm_out(x))))
+        return self.unfold(self.conv_out(F.silu(self.conv_norm_out(x))))
 
 
 class Codebook(nn.Module):

@@ -58,19 +58,6 @@ def around(matrix: nn.Linear, entered: Tensor, emb: Tensor) -> Tensor:
     return rearrange(pixels, "n o (h w) -> n o h w", h=entered.shape[-2])
 
 
-def added(fresh: Tensor, other: Tensor) -> Tensor:
-    """``fresh + other``, written over ``fresh``, which nobody else may hold, where no gradient can need it: then the
-    sum takes no memory of its own, and half the time."""
-    if torch.is_grad_enabled() or fresh.numel() < other.numel() or fresh.dtype != torch.result_type(fresh, other):
-        return fresh + other
-    return fresh.add_(other)
-
-
-def activated(fresh: Tensor) -> Tensor:
-    """SiLU, over ``fresh`` as in ``added``."""
-    return F.silu(fresh, inplace=not torch.is_grad_enabled())
-
-
 class Resnet(nn.Module):
     """GroupNorm, SiLU, conv3x3, + time projection, GroupNorm, SiLU, conv3x3, residual. ``emb`` 0: no time
     projection."""
@@ -87,11 +74,11 @@ class Resnet(nn.Module):
             self.conv_shortcut = nn.Conv2d(channels, out, 1)
 
     def forward(self, x: Tensor, emb: Tensor | None = None) -> Tensor:
-        h = convolved(self.conv1, activated(self.norm1(x)))
+        h = convolved(self.conv1, F.silu(self.norm1(x)))
         if emb is not None:
-            h = added(h, self.time_emb_proj(F.silu(emb))[:, :, None, None])
-        h = convolved(self.conv2, activated(self.norm2(h)))
-        return added(h, self.conv_shortcut(x) if hasattr(self, "conv_shortcut") else x)
+            h = h + self.time_emb_proj(F.silu(emb))[:, :, None, None]
+        h = convolved(self.conv2, F.silu(self.norm2(h)))
+        return h + (self.conv_shortcut(x) if hasattr(self, "conv_shortcut") else x)
 
 
 def plain(x: Tensor, weight: Tensor) -> bool:
@@ -242,10 +229,10 @@ class TransformerBlock(nn.Module):
         if hasattr(self, "attn2") and tokens is None:
             raise ValueError(TOKENS)
         own = (tokens, mask) if self.only_cross else (None, None)
-        x = added(self.attn1(self.norm1(x), *own), x)
+        x = x + self.attn1(self.norm1(x), *own)
         if hasattr(self, "attn2"):
-            x = added(x, self.attn2(self.norm2(x), tokens, mask))
-        return added(self.ff(self.norm3(x)), x)
+            x = x + self.attn2(self.norm2(x), tokens, mask)
+        return x + self.ff(self.norm3(x))
 
 
 class Downsample(nn.Module):

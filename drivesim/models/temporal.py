@@ -31,8 +31,6 @@ from drivesim.models.blocks import (
     Attention,
     FeedForward,
     TimeEmbedding,
-    activated,
-    added,
     around,
     linear,
     sinusoid,
@@ -173,15 +171,15 @@ class TemporalResnet(nn.Module):
     def forward(self, x: Tensor, t: int, emb: Tensor | None, context: Tensor | None, share: Tensor) -> Tensor:
         """``share`` of what the block adds to ``x``, ``1`` or ``t``: mixed in, that is
         alpha x + (1 - alpha) (x + branch). One number goes into the weights, where it costs nothing."""
-        h = activated(self._normed(self.norm1, x, t))
+        h = F.silu(self._normed(self.norm1, x, t))
         if context is not None:
             h = torch.cat([h, context.to(h.dtype)], dim=1)
         h = run_over_time(self.conv1, h, t)
         if emb is not None:
-            h = added(h, self.time_emb_proj(F.silu(emb))[:, :, None, None])
-        h = activated(self._normed(self.norm2, h, t))
+            h = h + self.time_emb_proj(F.silu(emb))[:, :, None, None]
+        h = F.silu(self._normed(self.norm2, h, t))
         if share.numel() == 1:
-            return added(run_over_time(self.conv2, h, t, share), x)
+            return x + run_over_time(self.conv2, h, t, share)
         return x + rearrange(share.to(h.dtype).repeat(len(h) // t), "n -> n 1 1 1") * run_over_time(self.conv2, h, t)
 
     def _normed(self, norm: nn.Module, x: Tensor, t: int) -> Tensor:
@@ -255,14 +253,14 @@ class TemporalBlock(nn.Module):
     def forward(
         self, x: Tensor, seen: Tensor | None, distances: Tensor | None, tokens: Tensor | None, mask: Tensor | None
     ) -> Tensor:
-        x = added(self.ff_in(self.norm_in(x)), x)
+        x = x + self.ff_in(self.norm_in(x))
         if isinstance(self.attn1, TemporalAttention):
-            x = added(self.attn1(self.norm1(x), seen, distances), x)
+            x = x + self.attn1(self.norm1(x), seen, distances)
         else:
-            x = added(x, _crossed(self.attn1, self.norm1(x), tokens, mask))
+            x = x + _crossed(self.attn1, self.norm1(x), tokens, mask)
         if hasattr(self, "attn2"):
-            x = added(x, _crossed(self.attn2, self.norm2(x), tokens, mask))
-        return added(self.ff(self.norm3(x)), x)
+            x = x + _crossed(self.attn2, self.norm2(x), tokens, mask)
+        return x + self.ff(self.norm3(x))
 
 
 def _crossed(attention: Attention, x: Tensor, tokens: Tensor | None, mask: Tensor | None) -> Tensor:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, cast, get_args
 
 import torch
+import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
@@ -19,8 +20,6 @@ from drivesim.models.blocks import (
     TimeEmbedding,
     TransformerBlock,
     Upsample,
-    activated,
-    added,
     around,
     linear,
     sinusoid,
@@ -162,7 +161,7 @@ class Transformer(nn.Module):
             if after is not None:
                 y = after(f"{site}.{i}", y)
         y = rearrange(linear(self.proj_out, y) if self.linear else y, "n (h w) c -> n c h w", h=h)
-        return added(y if self.linear else self.proj_out(y), x)
+        return x + (y if self.linear else self.proj_out(y))
 
 
 class Stage(nn.Module):
@@ -304,7 +303,7 @@ class UNet(nn.Module):
                 x = stage.step(j, torch.cat([x, skips.pop()], dim=1), c, f"up_blocks.{i}")
             for up in getattr(stage, "upsamplers", ()):
                 x = up(x, skips[-1].shape[-2:])
-        x = self.unfold(self.conv_out(activated(self.conv_norm_out(x))))
+        x = self.unfold(self.conv_out(F.silu(self.conv_norm_out(x))))
         return x if self.config.patch == 1 else x + around(self.around, entered, c.emb)
 
     def sites(self) -> Iterator[Site]:
