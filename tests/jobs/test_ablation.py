@@ -83,6 +83,12 @@ def test_pixels_are_their_own_latents(made: Made) -> None:
         AutoencoderConfig(regularizer="none")
 
 
+def test_pixels_have_no_decoder_to_train(made: Made, tmp_path: Path) -> None:
+    own = made.pixel.with_name("autoencoder.safetensors")
+    with pytest.raises(Mistake, match="nothing is decoded"):
+        trained("decoder", tmp_path, f"index={made.world}", f"autoencoder={own}")
+
+
 def test_context_of_pixels_has_four_channels(made: Made) -> None:
     tensors, _ = weights.load(made.pixel, "keyframes")
     assert tensors["context.conv_in.weight"].shape[1] == (3 + 1) * 4**2  # squares of 4x4 are folded

@@ -61,6 +61,8 @@ def build_decoder(settings: DecoderRun, begin: int) -> Built:
 
     file, loop, frames = weights_of(settings.autoencoder, "autoencoder"), settings.loop, settings.decoder.frames
     parent, autoencoder = weights.header(file, "autoencoder"), Autoencoder.load(file)
+    if autoencoder.config.regularizer == "none":
+        raise Mistake("pixels are their own latents: nothing is decoded", where=file)
     size, f = settings.size or parent.size, autoencoder.config.f
     if min(size) < 1 or any(side % f for side in size):
         raise Mistake(f"{size[0]}x{size[1]} does not divide by f = {f}", field="size")
