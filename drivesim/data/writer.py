@@ -35,7 +35,8 @@ class Writer:
 
     One thread, no B-frames (a segment's first time stamp is 0 without an edit list), a closed GOP a second, no creation
     time. The file appears whole when the context ends without an error, else not at all. What a process that is killed
-    leaves of it, ``.NAME.PID.part``, is a video of all but its last second: fragments, joined at the end.
+    leaves of it, ``.NAME.PID.part``, is a video of all but its last second (fragments, joined at the end), until the
+    next start in that folder sweeps it.
 
     Args:
         size: ``(H, W)``, both even. ``fps``: exact.

@@ -209,13 +209,19 @@ def load(
         temporal=layers is not None,
         contextual=layers is not None and (known or _contextual(layers.config, network.spatial.config)),
         known=known,
-        most_given=2 if layers is None else layers.config.given,
+        most_given=_most_given(own, layers),
         usual=_usual(own.latent.get("usual"), on),
         stretches=layers is None or (layers.config.alpha == "scalar" and layers.config.positions == "relative"),
         temporal_tokens=temporal_tokens,
         null_temporal=null_temporal,
         apart=apart,
     )
+
+
+def _most_given(header: weights.Header, layers: TemporalLayers | None) -> int:
+    """How many given frames a model of key-frames has learned: in the window itself, or beside it."""
+    in_window = header.schedule.get("known", 0)
+    return in_window or (2 if layers is None else layers.config.given)
 
 
 def _predictor(

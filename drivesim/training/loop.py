@@ -196,9 +196,12 @@ class Stage(pl.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Raises:
-        Mistake: it was trained on other weights that are frozen.
+        Mistake: it was trained on other weights that are frozen, or by a version before.
         """
         kept = checkpoint["drivesim"]
+        if "frozen" not in kept:
+            mend = "begin again in another --out; init= takes the weights of a finished run"
+            raise Mistake("is the checkpoint of a version before, which kept other things", where="--resume", mend=mend)
         if kept["frozen"] != self.frozen_hash:
             mend = "put the weights back that it began with, or begin again in another --out"
             raise Mistake("began with other weights of the model that it builds on", where="--resume", mend=mend)

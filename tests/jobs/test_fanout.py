@@ -398,7 +398,7 @@ def test_stopped_by_ctrl_c_it_can_be_resumed(models: Path, tmp_path: Path) -> No
     folder, out = tmp_path / "scenarios", tmp_path / "out"
     folder.mkdir()
     for n in range(4):
-        (folder / f"s{n}.yaml").write_text(f"seconds: 60\nfps: 15/8\nseeds: [{n}]\n")
+        (folder / f"s{n}.yaml").write_text(f"seconds: 150\nfps: 15/8\nseeds: [{n}]\n")
     words = ("generate", folder, "--weights", models, "--out", out, "sampler.steps=8")
     stopped = command(*words, ray=True)
     while not list(out.rglob("journal.jsonl")) and stopped.poll() is None:

@@ -37,6 +37,11 @@ class AutoencoderRun:
         rate_of(self.fps)
         if self.statistics < 1:
             raise Mistake(f"at least 1 is expected, not {self.statistics}", field="statistics")
+        if self.model.regularizer == "none":
+            mend = "python tools/make_pixels.py writes such a file"
+            raise Mistake(
+                "there is nothing to train: pixels are their own latents", field="model.regularizer", mend=mend
+            )
         if min(self.size) < 1 or any(side % self.model.f for side in self.size):
             raise Mistake(f"{self.size[0]}x{self.size[1]} does not divide by f = {self.model.f}", field="size")
 

@@ -44,7 +44,7 @@ def distilled(built: Built, settings: DistillConfig, stage: str, init: str) -> B
         what = f"its frames shared {shared:g} of their noise, not {learned.shared:g}"
         raise Mistake(what, where=teacher, mend=f"loss.shared={shared:g}")
     for name, told in (
-        ("context", isinstance(learned, TemporalStage)),
+        ("context", isinstance(learned, TemporalStage) and not learned.clean),
         ("labels", learned.image.labels is not None or learned.text is not None),
         ("boxes", learned.image.takes_boxes),
     ):
