@@ -84,6 +84,8 @@ def test_pixels_are_their_own_latents(made: Made) -> None:
 
 
 def test_pixels_have_no_decoder_to_train(made: Made, tmp_path: Path) -> None:
+    with pytest.raises(Mistake, match="nothing to train"):
+        trained("autoencoder", tmp_path, f"index={made.world}", "model.regularizer=none", "model.latent=3")
     own = made.pixel.with_name("autoencoder.safetensors")
     with pytest.raises(Mistake, match="nothing is decoded"):
         trained("decoder", tmp_path, f"index={made.world}", f"autoencoder={own}")
@@ -117,6 +119,7 @@ def test_attention_alone_sees_given_frames_in_the_window(made: Made) -> None:
     models = stack.load(made.attention.parent, precision="32")
     assert models.known and models.contextual and models.most_given == 2
     header = weights.header(made.attention)
+    assert stack._most_given(replace(header, schedule={"known": 1}), None) == 1
     assert header.schedule["known"] == 2 and header.config["context_channels"] == 0
 
 

@@ -125,6 +125,11 @@ def test_within_its_block_a_stage_holds_the_averages_and_what_is_frozen() -> Non
     assert all(torch.all(tensor == 2.75) for tensor in average.tensors.values())
 
 
+def test_the_checkpoint_of_a_version_before_is_refused() -> None:
+    with pytest.raises(Mistake, match="of a version before"):
+        stage("keyframes", LOOP).on_load_checkpoint({"drivesim": {"steps_done": 2, "minutes": 0.1}, "state_dict": {}})
+
+
 def test_other_frozen_weights_than_it_began_with_are_a_mistake(tmp_path: Path) -> None:
     """A checkpoint lacks them: they come from the parents' files, which may have been made anew meanwhile."""
     fit("keyframes", tmp_path, steps=2)
