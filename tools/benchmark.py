@@ -214,11 +214,11 @@ def averages(device: torch.device) -> Pair:
             self.model = nn.ModuleList(nn.Linear(128, 128) for _ in range(200))
 
     peer, module = EMAWeightAveraging(decay=0.999), Small().to(device)
-    peer.setup(None, module, "fit")  # type: ignore[arg-type]  # no trainer is looked at
+    peer.setup(None, module, "fit")  # no trainer is looked at
     (own,), ours = averaging(Small()), Small().to(device)
     own.begin(ours)
     return Pair(
-        lambda: peer._average_model.update_parameters(module),  # type: ignore[union-attr]
+        lambda: peer._average_model.update_parameters(module),
         lambda: own.update(ours),
         same=False,
         networks=False,

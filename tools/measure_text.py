@@ -16,6 +16,7 @@ import json
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
@@ -59,8 +60,8 @@ def world(seed: int, fog: bool = False) -> World:
 
 def pictures(args: argparse.Namespace) -> None:
     args.out.mkdir(parents=True)
-    seeds = (seed for seed in range(SUBJECT, SUBJECT + 10 * args.count) if not World(seed).look.night)
-    for n, seed in zip(range(args.count), seeds, strict=False):
+    seeds = (seed for seed in count(SUBJECT) if not World(seed).look.night)
+    for n, seed in enumerate(islice(seeds, args.count)):
         with one_thread():
             frame, _ = world(seed, fog=True).frame(3.0, SIZE)
         cv2.imwrite(str(args.out / f"{n:02d}.png"), frame[..., ::-1])

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from queue import Queue
 from types import TracebackType
-from typing import Generic, TypeVar
+from typing import Generic, TypeVar, cast
 
 T = TypeVar("T")
 WAITING = 1  # items between the one in work and the one that the caller makes: each may be many frames
@@ -56,7 +56,7 @@ class Behind(Generic[T]):
     def _given(self) -> Iterator[T]:
         while (item := self._items.get()) not in (_END, _BROKEN):
             begin = time.perf_counter()
-            yield item  # type: ignore[misc]  # neither of the two ends
+            yield cast(T, item)  # neither of the two ends
             self.busy += time.perf_counter() - begin
             del item  # it may be large
         self._ended = True

@@ -330,7 +330,7 @@ def test_fewer_pictures_are_decoded_than_lie_between(tmp_path: Path, monkeypatch
     given = opening.Opened._frames
 
     def counted(self: opening.Opened, *asked: int | None) -> Iterator[object]:
-        for frame in given(self, *asked):  # type: ignore[arg-type]
+        for frame in given(self, *asked):
             decoded[0] += 1
             yield frame
 
