@@ -52,6 +52,8 @@ class TemporalConfig:
     alpha_start: alpha before training.
     convolutions: residual blocks behind the spatial ones; off in the ablation "attention only".
     depth: temporal transformer layers at each site with attention (the paper's driving model: 4).
+    feed: how many times as wide as the channels the two feed-forwards of a transformer layer are, the one before its
+        attention and the one behind; 0 for none. With both, which SVD has, they are half of what temporal layers cost.
     head_channels: channels of a temporal attention head; ``heads``, where given, fixes their number instead.
     cross: width of the tokens in temporal cross-attention, None for layers without.
     told: what those tokens are: none named, the spatial layers' own; ``rate``, one for the frame rate; ``level``, one
@@ -77,6 +79,7 @@ class TemporalConfig:
     alpha_start: float = 0.5
     convolutions: bool = True
     depth: int = 4
+    feed: tuple[int, int] = (4, 4)
     head_channels: int = 32
     heads: int | None = None
     cross: int | None = None
@@ -100,6 +103,8 @@ class TemporalConfig:
             raise ValueError("needs 0 < alpha_start < 1, frames >= 1 and head_channels >= 1")
         if any(not -self.frames <= n < self.frames for n in self.spread):
             raise ValueError(f"spread names places of {self.frames} frames, not {list(self.spread)}")
+        if len(self.feed) != 2 or min(self.feed) < 0:
+            raise ValueError(f"feed is two widths, each 0 or more, not {list(self.feed)}")
         if self.reach is not None and self.reach < 1:
             raise ValueError("needs reach >= 1, or none")
         if set(self.told) - {"rate", "level"} or (self.told and self.cross is None):
@@ -235,32 +240,38 @@ class TemporalAttention(Attention):
 
 class TemporalBlock(nn.Module):
     """GEGLU feed-forward in, self-attention over the frames of a cell, cross-attention (where the model has it), GEGLU
-    feed-forward; all residual; on ``(b l) t c``."""
+    feed-forward; all residual; on ``(b l) t c``. ``feed``: as the configuration's."""
 
-    def __init__(self, channels: int, heads: int, cross: int | None, only_cross: bool):
+    def __init__(self, channels: int, heads: int, cross: int | None, only_cross: bool, feed: tuple[int, int]):
         super().__init__()
-        self.norm_in, self.ff_in = nn.LayerNorm(channels), FeedForward(channels)
+        before, behind = feed
+        if before:
+            self.norm_in, self.ff_in = nn.LayerNorm(channels), FeedForward(channels, before)
         self.norm1 = nn.LayerNorm(channels)
         self.attn1 = Attention(channels, heads, cross) if only_cross else TemporalAttention(channels, heads)
         if cross is not None:
             self.norm2, self.attn2 = nn.LayerNorm(channels), Attention(channels, heads, cross)
-        self.norm3, self.ff = nn.LayerNorm(channels), FeedForward(channels)
-        for last in (self.ff_in.net["2"], self.attn1.to_out[0], self.ff.net["2"]):
-            zero(last)
+        if behind:
+            self.norm3, self.ff = nn.LayerNorm(channels), FeedForward(channels, behind)
+        zero(self.attn1.to_out[0])
+        for name in ("ff_in", "ff"):
+            if hasattr(self, name):
+                zero(getattr(self, name).net["2"])
         if cross is not None:
             zero(self.attn2.to_out[0])
 
     def forward(
         self, x: Tensor, seen: Tensor | None, distances: Tensor | None, tokens: Tensor | None, mask: Tensor | None
     ) -> Tensor:
-        x = x + self.ff_in(self.norm_in(x))
+        if hasattr(self, "ff_in"):
+            x = x + self.ff_in(self.norm_in(x))
         if isinstance(self.attn1, TemporalAttention):
             x = x + self.attn1(self.norm1(x), seen, distances)
         else:
             x = x + _crossed(self.attn1, self.norm1(x), tokens, mask)
         if hasattr(self, "attn2"):
             x = x + _crossed(self.attn2, self.norm2(x), tokens, mask)
-        return x + self.ff(self.norm3(x))
+        return x + self.ff(self.norm3(x)) if hasattr(self, "ff") else x
 
 
 def _crossed(attention: Attention, x: Tensor, tokens: Tensor | None, mask: Tensor | None) -> Tensor:
@@ -294,7 +305,7 @@ class TransformerSite(nn.Module):
         self.relative, self.reach = config.positions == "relative", config.reach
         heads = config.heads_at(channels)
         self.temporal_transformer_blocks = nn.ModuleList(
-            TemporalBlock(channels, heads, config.cross, only_cross) for _ in range(config.depth)
+            TemporalBlock(channels, heads, config.cross, only_cross, config.feed) for _ in range(config.depth)
         )
         self.time_pos_embed = TimeEmbedding(channels, channels, 4 * channels)
         zero(self.time_pos_embed.linear_2)

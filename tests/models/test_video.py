@@ -69,6 +69,16 @@ def test_training_begins_at_the_image_model() -> None:
     torch.testing.assert_close(model(x, noise, condition), VideoUNet(model.spatial)(x, noise, condition))
 
 
+@pytest.mark.parametrize("feed", [(4, 4), (4, 0), (0, 2), (0, 0)])
+def test_feed_forwards_are_as_wide_as_told_or_none(feed: tuple[int, int]) -> None:
+    model, (x, noise, condition) = made(TemporalConfig(frames=T, depth=2, context_channels=8, feed=feed)), inputs()
+    torch.testing.assert_close(model(x, noise, condition), VideoUNet(model.spatial)(x, noise, condition))
+    block = model.get_submodule("temporal.mid_block.attentions.0.0.temporal_transformer_blocks.0")
+    widths = {name: part.net["2"].in_features for name, part in block.named_children() if name in ("ff_in", "ff")}
+    assert widths == {name: 64 * width for name, width in zip(("ff_in", "ff"), feed, strict=True) if width}
+    assert not torch.allclose(stirred(model)(x, noise, condition), VideoUNet(model.spatial)(x, noise, condition))
+
+
 def test_only_temporal_parameters_get_gradients() -> None:
     model, (x, noise, condition) = stirred(made()), inputs()
     model.spatial.requires_grad_(False)
