@@ -51,7 +51,7 @@ class Roller:
     """What does a task in a worker.
 
     Args:
-        weights, device, precision, backbone, temporal: see ``run``.
+        weights, device, precision, compiled, backbone, temporal: see ``run``.
         settings, export, parent, at, keep: see ``run``, too.
         command: a word that no other command has; see ``journal.owned``.
     """
@@ -59,6 +59,7 @@ class Roller:
     weights: Path
     device: str
     precision: str
+    compiled: bool
     backbone: Path | None
     temporal: str | None
     settings: tuple[str, ...]
@@ -70,7 +71,7 @@ class Roller:
 
     @cached_property
     def stack(self) -> Stack:
-        return stacks.load(self.weights, self.device, self.precision, self.backbone, self.temporal)
+        return stacks.load(self.weights, self.device, self.precision, self.backbone, self.temporal, self.compiled)
 
     def __call__(self, task: Task) -> list[str]:
         """Makes or finishes the video, whether its folder was free is known already; returns what is said of it."""
@@ -95,6 +96,7 @@ def run(
     resume: bool = False,
     settings: list[str] | None = None,
     precision: str = "bf16",
+    compiled: bool = False,
     keep_opening: bool = False,
     dry_run: bool = False,
     export: str | None = None,
@@ -119,6 +121,7 @@ def run(
         seeds: more than one make sub-folders ``seed-1``, ``seed-2``, ...
         settings: ``key.sub=value`` for ``RolloutConfig``.
         precision: ``bf16`` or ``32``, of the networks; latents between stages are float32 either way.
+        compiled: the denoisers are; what it will take is said of those that are not.
         dry_run: stops once that is said, and writes nothing.
         parent: a run of which another future is made, in the place of a scenario: from second ``at`` on, with what the
             file ``edit`` changes. Its settings stay; ``seeds`` are of the noise from there on.
@@ -150,7 +153,7 @@ def run(
         raise Mistake("there are no boxes to write: they are unknown", where="--export", mend=mend)
     _check_free(out, found, resume)
     with Log() as log:
-        stack = stacks.load(weights, device, precision, backbone, temporal)
+        stack = stacks.load(weights, device, precision, backbone, temporal, compiled)
         for name, each in found.items():
             if each.boxes != "unknown" and stack.boxed is None:
                 what = f"boxes: {each.boxes}, and these weights take no boxes"
@@ -167,14 +170,16 @@ def run(
             pairs = zip(tasks, rollouts, strict=True)
             if left := [rollout for task, rollout in pairs if not (task.folder / "video.mp4").exists()]:
                 room = Room.at(out, stack.device)
-                crew.shared(foresee(left, out, room), room).show(room)
+                with torch.compiler.set_stance("force_eager" if compiled else "default"):
+                    crew.shared(foresee(left, out, room), room).show(room)
             if dry_run:
                 return []
             if crew.far:
                 del stack, rollouts, left  # each worker has its own
                 kind = torch.device(device).type
                 given, command = tuple(settings or ()), uuid4().hex
-                roller = Roller(weights, kind, precision, backbone, temporal, given, export, parent, at, keep, command)
+                how = (precision, compiled, backbone, temporal)
+                roller = Roller(weights, kind, *how, given, export, parent, at, keep, command)
                 for lines in crew.map(roller, tasks, "scenarios", lambda task: task.folder):
                     _say(lines)
             else:

@@ -21,6 +21,7 @@ from drivesim.diffusion.noise import Schedule, ScheduleConfig
 from drivesim.diffusion.precondition import Denoiser
 from drivesim.errors import Mistake
 from drivesim.jobs import tiny, upscaler
+from drivesim.jobs.calling import Calling
 from drivesim.models import text
 from drivesim.models.autoencoder import Autoencoder, split_moments
 from drivesim.models.blocks import tuples
@@ -142,6 +143,7 @@ def load(
     precision: str = "bf16",
     backbone: Path | None = None,
     temporal: str | Path | None = None,
+    compiled: bool = False,
 ) -> Stack:
     """All that a rollout needs from ``folder``: ``autoencoder``, ``image`` and ``keyframes`` ``.safetensors``, and as
     many as there are of those that follow; of models that are told words also ``text``.
@@ -150,12 +152,14 @@ def load(
         backbone: another folder, whose image model, autoencoder and text encoder stand in the place of its own.
         temporal: another file of the key-frames' temporal layers, or "off" for none: every key-frame is then an image
             for itself.
+        compiled: see ``Calling``.
 
     Raises:
         Mistake: a missing file, weights of another stage, a public pipeline, a parent other than the one trained on,
-            or, with a backbone, temporal layers of another interface.
+            or, with a backbone, temporal layers of another interface; no compiler.
     """
     on = torch.device(device)
+    calling = Calling(on, precision, compiled)
     sources = Sources.of(folder, backbone, temporal)
     files = sources.files
     headers, hashes = _checked(files, sources)
@@ -186,24 +190,24 @@ def load(
         mend = "convert or train it again: newer files do"
         raise Mistake("does not say how large its frames are", where=files["image"], mend=mend)
     return Stack(
-        image=Denoiser(_in(precision, on, VideoUNet(image.unet)), schedule),
-        keyframes=Denoiser(_in(precision, on, network), schedule, own.schedule.get("distilled")),
+        image=Denoiser(calling.denoiser(VideoUNet(image.unet)), schedule),
+        keyframes=Denoiser(calling.denoiser(network), schedule, own.schedule.get("distilled")),
         tokens=tokens,
         null_tokens=null_tokens,
         mean=torch.tensor(latent["mean"], device=on),
         std=torch.tensor(latent["std"], device=on),
-        encode=_in(precision, on, lambda x: split_moments(autoencoder.encode(x))[0]),
-        decode=_in(precision, on, autoencoder.decode),
+        encode=calling.network(lambda x: split_moments(autoencoder.encode(x))[0]),
+        decode=calling.network(autoencoder.decode),
         frames=own.frames,
         size=(height, width),
         latent_shape=(latent["channels"], height // f, width // f),
         weights=hashes,
         device=on,
         shared=own.schedule.get("shared", 0.0),
-        precision=precision,
-        interpolation=_interpolation(files, image, schedule, others[1], on, precision),
-        temporal_decoder=_temporal_decoder(files, autoencoder, on, precision),
-        upsampler=_upsampler(files, (height, width), on, precision),
+        precision=calling.told,
+        interpolation=_interpolation(files, image, schedule, others[1], calling),
+        temporal_decoder=_temporal_decoder(files, autoencoder, calling),
+        upsampler=_upsampler(files, (height, width), calling),
         boxed=image.told if image.takes_boxes else None,
         words=image.unet.config.text,
         temporal=layers is not None,
@@ -305,8 +309,7 @@ def _interpolation(
     image: ImageModel,
     schedule: Schedule,
     tokens: Tensor | None,
-    on: torch.device,
-    precision: str,
+    calling: Calling,
 ) -> Interpolation | None:
     """Of layers over ``image``, or of a model of their own.
 
@@ -319,12 +322,12 @@ def _interpolation(
     whole = "model" in weights.header(file, "interpolation").config
     if whole:
         network, layers, header = _whole(file, image, tokens)
-        network, schedule = network.to(on), schedule_of(header, file)
+        network, schedule = network.to(calling.device), schedule_of(header, file)
     else:
         layers, header = load_temporal(file, image, "interpolation")
-        network = VideoUNet(image.unet, layers.to(on))
+        network = VideoUNet(image.unet, layers.to(calling.device))
     _check_width(None if layers.config.told else layers.config.cross, tokens, file)
-    denoiser = Denoiser(_in(precision, on, network), schedule, header.schedule.get("distilled"))
+    denoiser = Denoiser(calling.denoiser(network), schedule, header.schedule.get("distilled"))
     return Interpolation(denoiser, layers.config.rates, header.schedule.get("shared", 0.0), whole)
 
 
@@ -358,20 +361,18 @@ def _check_width(cross: int | None, tokens: Tensor | None, where: Path) -> None:
         raise Mistake(what, where=where, mend="the text encoder that it was trained with is text/ beside --weights")
 
 
-def _temporal_decoder(
-    files: dict[str, Path], autoencoder: Autoencoder, on: torch.device, precision: str
-) -> TemporalDecoder | None:
+def _temporal_decoder(files: dict[str, Path], autoencoder: Autoencoder, calling: Calling) -> TemporalDecoder | None:
     if "decoder" not in files:
         return None
     layers, header = load_decoder(files["decoder"], autoencoder)
-    video = VideoDecoder(autoencoder, layers.to(on))
-    return TemporalDecoder(_in(precision, on, video.decode), header.frames, Fraction(header.fps))
+    video = VideoDecoder(autoencoder, layers.to(calling.device))
+    return TemporalDecoder(calling.network(video.decode), header.frames, Fraction(header.fps))
 
 
-def _upsampler(files: dict[str, Path], low: tuple[int, int], on: torch.device, precision: str) -> Upsampler | None:
+def _upsampler(files: dict[str, Path], low: tuple[int, int], calling: Calling) -> Upsampler | None:
     if "upsampler" not in files:
         return None
-    file = files["upsampler"]
+    file, on = files["upsampler"], calling.device
     model, header = load_image(file, "upsampler")
     model, layers, frames, shared, known = model.to(on), None, 1, 0.0, 0
     taught = header.schedule.get("distilled")
@@ -385,28 +386,28 @@ def _upsampler(files: dict[str, Path], low: tuple[int, int], on: torch.device, p
         if side * factor % unit:
             what = f"makes frames whose sides are multiples of {unit}, not {low[0] * factor}x{low[1] * factor}"
             raise Mistake(what, where=file)
-    space = _latent_space(file, header, on, precision)
+    space = _latent_space(file, header, calling)
     words = model.unet.config.text
     tokens, null_tokens = _encoder(file.with_name(upscaler.TEXT), on) if words else _labels(model, on)
-    network = _in(precision, on, VideoUNet(model.unet, layers))
+    network = calling.denoiser(VideoUNet(model.unet, layers))
     return Upsampler(
         Denoiser(network, schedule_of(header, file), taught), frames, factor, header.latent["low_levels"], tokens,
         null_tokens, unit, shared, known, space,
     )  # fmt: skip
 
 
-def _latent_space(file: Path, header: weights.Header, on: torch.device, precision: str) -> LatentSpace | None:
+def _latent_space(file: Path, header: weights.Header, calling: Calling) -> LatentSpace | None:
     """Of an upsampler that makes latents: its own autoencoder, whose latents are whitened here."""
     if not upscaler.is_latent(header):
         return None
     upscaler.check(file, header)
-    autoencoder = Autoencoder.load(file.with_name(upscaler.AUTOENCODER)).to(on)
-    mean, std = upscaler.whitening(header.latent, on)
+    autoencoder = Autoencoder.load(file.with_name(upscaler.AUTOENCODER)).to(calling.device)
+    mean, std = upscaler.whitening(header.latent, calling.device)
     return LatentSpace(
         header.latent["f"],
         header.latent["channels"],
-        _in(precision, on, lambda x: (split_moments(autoencoder.encode(x))[0] - mean) / std),
-        _in(precision, on, lambda z: autoencoder.decode(z * std + mean)),
+        calling.network(lambda x: (split_moments(autoencoder.encode(x))[0] - mean) / std),
+        calling.network(lambda z: autoencoder.decode(z * std + mean)),
         Schedule(upscaler.low_schedule(header, file)),
     )
 
@@ -443,15 +444,3 @@ def _labels(model: ImageModel, on: torch.device) -> tuple[Tokens | None, Tensor 
         return words(night.to(on), cars.to(on))
 
     return tokens, words(*(torch.tensor([UNKNOWN], device=on),) * 2)[0]
-
-
-def _in(precision: str, device: torch.device, call):  # type: ignore[no-untyped-def]  # any network, its signature kept
-    """``call`` under autocast to bfloat16, its result in float32; ``precision`` 32 leaves it alone."""
-    if precision == "32":
-        return call
-
-    def cast(*args: object) -> Tensor:
-        with torch.autocast(device.type, torch.bfloat16):
-            return call(*args).float()
-
-    return cast

@@ -30,6 +30,7 @@ def _worthwhile(conv: nn.Conv2d, x: Tensor) -> bool:
         and x.device.type == "cpu"
         and x.dtype == conv.weight.dtype == torch.float32
         and not torch.is_autocast_enabled("cpu")
+        and not torch.compiler.is_compiling()
         and x.is_contiguous()
         and h % 4 == 0
         and h * w >= CELLS
