@@ -11,6 +11,7 @@ import shlex
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -247,11 +248,12 @@ def _contextual(layers: TemporalConfig, image: UNetConfig) -> bool:
     return bool(layers.context_channels or layers.blend or {"context", "mask"} & set(image.joined))
 
 
-def _usual(told: dict[str, list[float]] | None, on: torch.device) -> Usual | None:
+def _usual(told: dict[str, Any] | None, on: torch.device) -> Usual | None:
     if told is None:
         return None
     return Usual(
-        *((torch.tensor(told[name], device=on), torch.tensor(told[f"{name} varies"], device=on)) for name in USUAL)
+        *((torch.tensor(told[name], device=on), torch.tensor(told[f"{name} varies"], device=on)) for name in USUAL),
+        told.get("bounds"),
     )
 
 

@@ -160,7 +160,8 @@ class RolloutConfig:
         context_noise: sigma, in whitened latents, of the noise added to what is given; the model is told it. Without it
             a rollout drifts after 20 to 30 windows (GameNGen, arXiv 2408.14837).
         bounds: every key-frame's mean and contrast, by channel of its latents, are kept within so many deviations of
-            those of the footage that the model learned from; None leaves them. 3 lets ordinary frames pass.
+            those of the footage that the model learned from; 3 lets ordinary frames pass. None: as the weights say, or
+            not at all.
         sampler: of the key-frames; ``start``: of a generated start frame.
         states: what windows leave to the next is kept, ``all`` of it, so that a branch may part anywhere, or the
             ``newest`` two, which resuming needs.

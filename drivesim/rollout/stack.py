@@ -87,10 +87,15 @@ class Upsampler:
 @dataclass(frozen=True, eq=False)
 class Usual:
     """Over the frames of a data set: the mean and the deviation, each ``C``, of a frame's own mean and of its own
-    deviation over its cells, in whitened latents."""
+    deviation over its cells, in whitened latents.
+
+    Args:
+        width: the bounds that helped these weights where it was measured; None: it was not.
+    """
 
     mean: tuple[Tensor, Tensor]
     deviation: tuple[Tensor, Tensor]
+    width: float | None = None
 
     def bounded(self, frames: Tensor, width: float) -> Tensor:
         """``T C h w`` whose means and deviations are at most ``width`` deviations from the usual ones; a frame within

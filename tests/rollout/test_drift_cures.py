@@ -45,6 +45,8 @@ def test_a_window_is_bounded_but_for_what_it_is_given() -> None:
     bounded = stack.whiten(made[0.5][2:])
     assert float(bounded.mean((-2, -1)).abs().max()) <= 0.05 + 1e-5
     assert not torch.equal(made[None], made[0.5])
+    told_by_weights = replace(stack, usual=replace(usual(), width=0.5))
+    torch.testing.assert_close(Predictor(told_by_weights, FEW, noise, told)(window, given), made[0.5], atol=0, rtol=0)
 
 
 @pytest.mark.parametrize(
