@@ -4,8 +4,8 @@
 
 Every folder holds STAGE.safetensors of the same stack; of a stage that is in several, the last is taken. Rounding
 changes a file's hash, by which the stages that were trained on it know it: so their headers get the new one. What a
-file was made of stays in its header as ``train.packed``. ``--bounds`` is what rollouts keep key-frames within where they
-do not say otherwise (``RolloutConfig.bounds``). Prints a row of the card a file, and fails above 16 MB.
+file was made of stays in its header as ``train.packed``. ``--bounds`` is what rollouts keep key-frames within where
+they do not say otherwise (``RolloutConfig.bounds``). Prints a row of the card a file, and fails above 16 MB.
 """
 
 import argparse

@@ -36,6 +36,11 @@ class Scale:
         if not 0 <= self.low < self.high:
             raise Mistake(f"an interval of sigma is 0 <= low < high, not {self.low} to {self.high}", where="guidance")
 
+    @property
+    def everywhere(self) -> bool:
+        """Whether it is the same at every level."""
+        return self.value == 1.0 or (self.low == 0 and self.high == inf)
+
     def at(self, sigma: Tensor) -> Tensor:
         """The scale of every frame, ``B T`` float64."""
         inside = (sigma > self.low) & (sigma <= self.high)
@@ -85,12 +90,13 @@ class Guidance:
             parts.append((self.labels, self._drop_labels))
         if condition.planes is not None or condition.box_tokens is not None:
             parts.append((self.boxes, Condition.without_boxes))
-        one = torch.ones_like(level.sigma, dtype=torch.float64)
-        scales = [one, *(scale.at(level.sigma) for scale, _ in parts), torch.zeros_like(one)]
+        scales = [Scale(), *(scale for scale, _ in parts), Scale(0.0)]
+        at = [scale.at(level.sigma) for scale in scales[:-1]]
+        at.append(torch.zeros_like(at[0]))
         branches = []
         for held in range(len(parts) + 1):
-            weight = scales[held] - scales[held + 1]
-            if not bool(weight.any()):
+            weight = at[held] - at[held + 1]
+            if not _counts(scales[held], scales[held + 1], weight):
                 continue
             branch = condition
             for _, drop in parts[held:]:
@@ -120,6 +126,13 @@ class Guidance:
             predictions = self.denoiser(x.repeat(size, 1, 1, 1, 1), many, joined)
             results |= dict(zip(group, predictions.chunk(size), strict=True))
         return [results[n] for n in range(len(conditions))]
+
+
+def _counts(bare: Scale, full: Scale, weight: Tensor) -> bool:
+    """Whether any of ``weight`` is not 0. Only intervals need a look at it, for which a GPU would be waited for."""
+    if bare.everywhere and full.everywhere:
+        return bare.value != full.value
+    return bool(weight.any())
 
 
 def _drop_context(condition: Condition) -> Condition:

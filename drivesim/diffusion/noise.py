@@ -77,9 +77,12 @@ class Levels:
 
     def at(self, step: int, x: Tensor) -> Level:
         """The level of ``step``, the same for every frame of ``x`` (``B T C h w``)."""
-        shape = x.shape[:2]
-        index = None if self.indices is None else self.indices[step].to(x.device).expand(shape)
-        return Level(self.sigmas[step].to(x.device).expand(shape), index)
+
+        def full(values: Tensor) -> Tensor:
+            """Written there, not copied to it: a device is not waited for."""
+            return torch.full(x.shape[:2], values[step].item(), dtype=values.dtype, device=x.device)
+
+        return Level(full(self.sigmas), None if self.indices is None else full(self.indices))
 
 
 class Schedule:

@@ -253,7 +253,7 @@ def _usual(told: dict[str, Any] | None, on: torch.device) -> Usual | None:
         return None
     return Usual(
         *((torch.tensor(told[name], device=on), torch.tensor(told[f"{name} varies"], device=on)) for name in USUAL),
-        told.get("bounds"),
+        width=told.get("bounds"),
     )
 
 
