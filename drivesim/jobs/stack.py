@@ -251,10 +251,10 @@ def _contextual(layers: TemporalConfig, image: UNetConfig) -> bool:
 def _usual(told: dict[str, Any] | None, on: torch.device) -> Usual | None:
     if told is None:
         return None
-    return Usual(
-        *((torch.tensor(told[name], device=on), torch.tensor(told[f"{name} varies"], device=on)) for name in USUAL),
-        width=told.get("bounds"),
+    mean, deviation = (
+        (torch.tensor(told[name], device=on), torch.tensor(told[f"{name} varies"], device=on)) for name in USUAL
     )
+    return Usual(mean, deviation, told.get("bounds"))
 
 
 def _alone(sources: Sources, image: weights.Header) -> weights.Header:
