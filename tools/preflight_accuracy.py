@@ -159,7 +159,7 @@ def _parents(work: Path, stage: str) -> list[str]:
     held = {name: f"{name}={work / 'weights' / name}.safetensors" for name in ("autoencoder", "image", "upsampler")}
     slow, fast, world = f"cache={work / 'slow'}", f"cache={work / 'fast'}", f"index={work / 'world'}"
     return {
-        "autoencoder": [world],
+        "autoencoder": [world, "statistics=16"],
         "image": [slow, held["autoencoder"]],
         "keyframes": [slow, held["image"]],
         "interpolation": [fast, held["image"]],

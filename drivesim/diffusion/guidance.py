@@ -13,6 +13,7 @@ is not run. So scales of 1 cost one branch and give the conditional prediction b
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from math import inf
+from weakref import WeakKeyDictionary
 
 import torch
 from einops import rearrange, repeat
@@ -47,6 +48,9 @@ class Scale:
         return torch.full_like(sigma, self.value, dtype=torch.float64).where(inside, 1.0)
 
 
+Parts = list[tuple[Scale, Callable[[Condition], Condition]]]  # of the condition, each with what drops it
+
+
 class Guidance:
     """A denoiser whose prediction is guided; called as the denoiser itself is.
 
@@ -70,6 +74,7 @@ class Guidance:
         batched: bool = False,
     ):
         self.denoiser, self.batched = denoiser, batched
+        self.bare: WeakKeyDictionary[Condition, dict[int, Condition]] = WeakKeyDictionary()
         self.null_tokens, self.null_temporal = null_tokens, null_tokens if null_temporal is None else null_temporal
         self.context, self.labels, self.boxes = (
             scale if isinstance(scale, Scale) else Scale(scale) for scale in (context, labels, boxes)
@@ -83,7 +88,7 @@ class Guidance:
 
     def _branches(self, level: Level, condition: Condition) -> list[tuple[Tensor, Condition]]:
         """The branches that count, each with its weight (``B T 1 1 1``), from the barest to the full condition."""
-        parts: list[tuple[Scale, Callable[[Condition], Condition]]] = []
+        parts: Parts = []
         if condition.context is not None:
             parts.append((self.context, _drop_context))
         if condition.tokens is not None:
@@ -98,11 +103,21 @@ class Guidance:
             weight = at[held] - at[held + 1]
             if not _counts(scales[held], scales[held + 1], weight):
                 continue
-            branch = condition
-            for _, drop in parts[held:]:
-                branch = drop(branch)
-            branches.append((rearrange(weight, "b t -> b t 1 1 1"), branch))
+            branches.append((rearrange(weight, "b t -> b t 1 1 1"), self._bare(condition, held, parts[held:])))
         return branches
+
+    def _bare(self, condition: Condition, held: int, parts: Parts) -> Condition:
+        """``condition`` without ``parts``: in every step the same object, by which networks know what they have made of
+        it."""
+        if not parts:
+            return condition
+        known = self.bare.setdefault(condition, {})
+        if held not in known:
+            branch = condition
+            for _, drop in parts:
+                branch = drop(branch)
+            known[held] = branch
+        return known[held]
 
     def _drop_labels(self, condition: Condition) -> Condition:
         if self.null_tokens is None or condition.tokens is None:

@@ -37,6 +37,7 @@ from drivesim.models.blocks import (
     zero,
 )
 from drivesim.models.context import ContextNetwork, blended, shown
+from drivesim.models.once import Kept, Once
 from drivesim.models.unet import Site, UNet
 from drivesim.scene import Condition
 
@@ -311,8 +312,13 @@ class TransformerSite(nn.Module):
         zero(self.time_pos_embed.linear_2)
         self.time_mixer = mixer(config)
 
-    def forward(self, x: Tensor, t: int, tokens: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
-        length = x.shape[1]
+    def forward(
+        self, x: Tensor, t: int, tokens: Tensor | None = None, mask: Tensor | None = None, once: Once | None = None
+    ) -> Tensor:
+        """Args:
+        once: of this site and window; None: nothing is kept.
+        """
+        length, once = x.shape[1], once or Once()
         places = torch.arange(t, device=x.device)
         z = rearrange(x, "(b t) l c -> (b l) t c", t=t)
         seen = distances = None
@@ -320,9 +326,10 @@ class TransformerSite(nn.Module):
             seen = (places[None, :] - places[:, None]).abs() <= self.reach
         if self.relative:
             farthest = t - 1 if self.reach is None else min(t - 1, self.reach)
-            distances = self._embedded(torch.arange(-farthest, farthest + 1, device=x.device), x)
+            apart = torch.arange(-farthest, farthest + 1, device=x.device)
+            distances = once("distances", lambda: self._embedded(apart, x))
         else:
-            z = z + self._embedded(places, x)
+            z = z + once("places", lambda: self._embedded(places, x))
         for block in self.temporal_transformer_blocks:
             z = block(z, seen, distances, tokens, mask)
         z = rearrange(z, "(b l) t c -> b t l c", l=length)
@@ -334,13 +341,14 @@ class TransformerSite(nn.Module):
 
 @dataclass(frozen=True, eq=False)
 class Told:
-    """What every temporal layer of one forward call is given."""
+    """What every temporal layer of one forward call is given; ``once``: what is the same in all steps."""
 
     t: int
     emb: Tensor
     features: list[Tensor] | None
     tokens: Tensor | None
     mask: Tensor | None
+    once: Once
     blend: Tensor | None = None
     pace: Tensor | None = None
 
@@ -350,7 +358,7 @@ class TemporalLayers(nn.Module):
 
     def __init__(self, config: TemporalConfig, unet: UNet):
         super().__init__()
-        self.config = config
+        self.config, self._kept = config, Kept()
         spatial, emb = unet.config, unet.config.embedding
         self._sites = {site.name: site for site in unet.sites() if site.transformer or config.convolutions}
         for site in self._sites.values():
@@ -397,15 +405,20 @@ class TemporalLayers(nn.Module):
         """
         t = x.shape[1]
         self.check(t)
-        tokens, mask = self._tokens(condition)
+        once = self._kept(condition, x)
+        tokens, mask = once("tokens", lambda: self._tokens(condition))
+        blend, features = once("context", lambda: self._context(x, condition))
+        told = Told(t, self.embedding(emb, condition, t), features, tokens, mask, once, blend)
+        return replace(told, pace=self._pace(told.emb, condition, t)) if self.config.blend else told
+
+    def _context(self, x: Tensor, condition: Condition) -> tuple[Tensor | None, list[Tensor] | None]:
+        """The blend of the given frames and the context features, where the layers have them; of ``x`` the shape."""
         context, shown = condition.context, condition.context_mask
         if context is None or shown is None:
             context, shown = torch.zeros_like(x), x.new_zeros(x.shape[:2])  # which the network is shown as such
         context = context.to(x.dtype)
-        told = Told(t, self.embedding(emb, condition, t), None, tokens, mask)
-        if self.config.blend:
-            told = replace(told, blend=blended(context, shown), pace=self._pace(told.emb, condition, t))
-        return replace(told, features=self.features(context, shown, told.blend, condition))
+        blend = blended(context, shown) if self.config.blend else None
+        return blend, self.features(context, shown, blend, condition)
 
     def embedding(self, emb: Tensor, condition: Condition, t: int) -> Tensor:
         """``(b t) e``: the spatial time embedding plus how many frames are given and how noisy each is."""
@@ -486,7 +499,7 @@ class TemporalLayers(nn.Module):
             return x
         layer = self.get_submodule(site)
         if isinstance(layer, TransformerSite):
-            return layer(x, told.t, told.tokens, told.mask)
+            return layer(x, told.t, told.tokens, told.mask, told.once(site, Once))
         features = None if told.features is None else told.features[self._sites[site].level]
         return layer(x, told.t, told.emb, features)
 

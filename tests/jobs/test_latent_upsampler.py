@@ -17,6 +17,7 @@ from drivesim.jobs import index, stack, train
 from drivesim.jobs import weights as converting
 from drivesim.jobs.builders.upsampler import UpsamplerRun, UpsamplerTemporalRun, build_upsampler
 from drivesim.jobs.builders.upsampler import build_upsampler_temporal as build_temporal
+from drivesim.jobs.calling import Calling
 from drivesim.models.text import TextEncoder
 from drivesim.models.video import unet_config
 from drivesim.randomness import normal
@@ -82,7 +83,7 @@ def test_the_folder_is_complete_and_runs(made, image: Path, temporal: Path) -> N
         "upsampler.safetensors",
     ]  # fmt: skip
     files = {name: temporal.parent / f"{name}.safetensors" for name in ("upsampler", "upsampler-temporal")}
-    upsampler = stack._upsampler(files, (16, 32), torch.device("cpu"), "32")
+    upsampler = stack._upsampler(files, (16, 32), Calling(torch.device("cpu"), "32"))
     assert upsampler is not None and upsampler.frames == 4 and upsampler.latent is not None
     upscale = Upscaler(
         mock.stack(size=(16, 32), upsampler=upsampler), UpsampleConfig(sampler=SamplerConfig(steps=2)),

@@ -14,6 +14,7 @@ from drivesim.diffusion.tiles import blended
 from drivesim.errors import Mistake
 from drivesim.jobs import stack as loading
 from drivesim.jobs import weights
+from drivesim.jobs.calling import Calling
 from drivesim.models.temporal import TemporalConfig, TemporalLayers
 from drivesim.rollout.course import course
 from drivesim.rollout.sample import NoiseSource, Told
@@ -59,7 +60,7 @@ def temporal(folder: Path, seed: int = 3) -> Path:
 def models(folder: Path, **changes: object) -> Stack:
     names = ("upsampler", "upsampler-temporal")
     found = {name: folder / f"{name}.safetensors" for name in names if (folder / f"{name}.safetensors").is_file()}
-    made = loading._upsampler(found, SMALL, torch.device("cpu"), "32")
+    made = loading._upsampler(found, SMALL, Calling(torch.device("cpu"), "32"))
     return mock.stack(size=SMALL, upsampler=made, **changes)
 
 

@@ -1,0 +1,45 @@
+"""What a network makes of its condition and of no noise is made in the first step of a window, and kept for the others.
+
+The steps of a sampler come with the same condition, the very object; what was made of it goes when it goes. Kept in
+inference mode alone, where weights stay as they are, and not by compiled networks, which would be compiled for every
+condition.
+"""
+
+from collections.abc import Callable, Hashable
+from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+
+from drivesim.scene import Condition
+
+T = TypeVar("T")
+
+
+class Once:
+    """What was made of one condition, for inputs of one shape."""
+
+    def __init__(self) -> None:
+        self.made: dict[Hashable, Any] = {}
+
+    def __call__(self, name: str, make: Callable[[], T]) -> T:
+        if name not in self.made:
+            self.made[name] = make()
+        return self.made[name]
+
+
+class Kept:
+    """A network's ``Once`` for each condition that is in use."""
+
+    def __init__(self) -> None:
+        self.of: WeakKeyDictionary[Condition, dict[Hashable, Once]] = WeakKeyDictionary()
+
+    def __call__(self, condition: Condition, x: Tensor) -> Once:
+        """Args:
+        x: the input, of whose shape and type what is made may depend.
+        """
+        if torch.compiler.is_compiling() or not torch.is_inference_mode_enabled():
+            return Once()
+        form = (x.shape, x.dtype, x.device, torch.is_autocast_enabled(x.device.type))
+        return self.of.setdefault(condition, {}).setdefault(form, Once())
