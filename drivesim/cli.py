@@ -412,7 +412,9 @@ def _generate_options(parser: Parser) -> None:
     parser.add_argument("--keep", action="store_true", help="the branch changes nothing but where boxes change")
     parser.add_argument("--resume", action="store_true", help="go on where an interrupted run in --out stopped")
     parser.add_argument("--precision", choices=("32", "bf16"), default="bf16", help="of the networks (default bf16)")
-    parser.add_argument("--compile", action="store_true", help="compile the networks first: minutes, once a machine")
+    parser.add_argument(
+        "--compile", action="store_true", help="compile the denoisers: minutes the first time, one after"
+    )
     _engine(parser, "a scenario and seed")
     _dry_run(parser)
     _out(parser, "runs/rollout")

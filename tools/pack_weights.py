@@ -52,6 +52,8 @@ def main() -> None:
     parser.add_argument("--bounds", type=float)
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
+    if args.bounds is not None and args.bounds <= 0:
+        parser.error("--bounds is above 0")
     print("\n".join(pack(args.folders, args.out, args.bounds)))
     size = sum(file.stat().st_size for file in args.out.glob("*.safetensors"))
     print(f"{size:,} bytes in all")

@@ -1,6 +1,6 @@
 """How far the preflight is from what is then measured:
 
-    python tools/preflight_accuracy.py --work runs/preflight sampler.steps=4 upsample.sampler.steps=4
+    python tools/preflight_accuracy.py sampler.steps=4 upsample.sampler.steps=4
     python tools/preflight_accuracy.py --of driving --steps 4 --minutes 0.08 sampler.steps=2 start.steps=2
 
 Trains every stage of ``configs/tiny`` for two steps on a small world, so that all weights are there, and then foretells
@@ -25,6 +25,7 @@ from typing import Any
 from drivesim import config, weights
 from drivesim.jobs import encode, generate, index, train
 from drivesim.jobs.preflight import Estimate, size
+from drivesim.training.diffusion import ImageStage
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 WORLD = {"name": "small", "kind": "world", "fps": 30, "val": 0.0}
@@ -37,6 +38,7 @@ class Suite:
     Args:
         world: of the footage, beside ``WORLD``. size: of the latents' frames.
         stages: their configurations are ``configs/NAME``'s; each is trained for ``first`` steps.
+        drawn: steps of the sample pictures that a training ends with.
         rates: of the caches, by name. settings: name, and the stage and batch of a training; None: a rollout.
     """
 
@@ -44,6 +46,7 @@ class Suite:
     size: tuple[int, int]
     stages: tuple[str, ...]
     first: tuple[str, ...]
+    drawn: int
     rates: dict[str, Fraction]
     settings: dict[str, tuple[str, int] | None]
 
@@ -52,8 +55,9 @@ SUITES = {
     "tiny": Suite(
         {"clips": 12, "seconds": 6.5, "size": [256, 512]},
         (64, 128),
-        train.STAGES,
+        tuple(train.STAGES),
         ("loop.steps=2", "loop.batch=2"),
+        ImageStage.steps_drawn,
         {"slow": Fraction(15, 8), "fast": Fraction(30)},
         {"train image, batch 4": ("image", 4), "train image, batch 24": ("image", 24), "generate": None},
     ),
@@ -62,6 +66,7 @@ SUITES = {
         (128, 256),
         ("autoencoder", "image", "keyframes"),
         ("loop.steps=1", "loop.batch=1", "loop.workers=0", "loop.checkpoint_every=0"),
+        1,
         {"slow": Fraction(15, 8)},
         {"train keyframes, batch 1": ("keyframes", 1), "generate": None},
     ),
@@ -70,7 +75,7 @@ SUITES = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, default=Path("runs/preflight"))
+    parser.add_argument("--work", type=Path, help="default: runs/preflight-NAME")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--steps", type=int, default=120, help="of each training (default 120)")
     parser.add_argument("--minutes", type=float, default=0.25, help="of the rollout (default 0.25)")
@@ -80,6 +85,8 @@ def main() -> None:
     parser.add_argument("--one", help=argparse.SUPPRESS)
     parser.add_argument("--dry", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
+    args.work = args.work or Path("runs") / f"preflight-{args.of}"
+    ImageStage.steps_drawn = SUITES[args.of].drawn
     if args.one:
         if args.cpu_time:
             time.perf_counter = time.process_time
@@ -139,6 +146,7 @@ def _real(args: argparse.Namespace) -> dict[str, Any]:
 def _stack(name: str, work: Path, device: str) -> None:
     """All weights of the suite in ``work/weights``, as far as they are not there."""
     suite = SUITES[name]
+    train.rehearse = lambda *args, **more: None
     (work / "weights").mkdir(parents=True, exist_ok=True)
     if not (work / "world").is_dir():
         weights.write_atomic(work / "world.yaml", config.to_yaml(WORLD | suite.world).encode())
@@ -149,6 +157,8 @@ def _stack(name: str, work: Path, device: str) -> None:
             continue
         if stage == "image":
             for cache, fps in suite.rates.items():
+                if (work / cache).is_dir():
+                    continue
                 encode.run(work / "world", work / "weights", work / cache, fps, suite.size, device)
         words = [*suite.first, *_parents(work, stage)]
         train.run(stage, CONFIGS / name / f"{stage}.yaml", words, work / stage, 0, device).rename(kept)

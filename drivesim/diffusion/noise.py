@@ -99,12 +99,15 @@ class Schedule:
         else:
             kept = (1 - _betas(config)).cumprod(0)
             self.sigmas = ((1 - kept) / kept).sqrt()
+        self._at: dict[torch.device, Tensor] = {}  # where levels are asked for
 
     def level(self, index: Tensor) -> Level:
         """The level of each frame, from ``index`` (``B T`` long) into a discrete schedule."""
         if self.config.kind != "discrete":
             raise ValueError("a schedule of kind 'edm' has no indices; write Level(sigma)")
-        return Level(self.sigmas.to(index.device)[index], index)
+        if index.device not in self._at:
+            self._at[index.device] = self.sigmas.to(index.device)
+        return Level(self._at[index.device][index], index)
 
     def least(self, level: Level) -> Level:
         """Of the shape of ``level``, the lowest there is: what clean frames are said to be at."""

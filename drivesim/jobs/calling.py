@@ -1,7 +1,6 @@
 """How the networks of a rollout are called: in which precision, and compiled or not."""
 
 import os
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,16 +47,15 @@ class Calling:
         """As ``network``; compiled where that is asked for.
 
         Raises:
-            Mistake: there is no C++ compiler to compile with.
+            Mistake: torch cannot compile here, as without a C++ compiler.
         """
         network = self.network(call)
         return self._compiled(network) if self.compiled else network
 
     def _compiled(self, network: Network) -> Network:
-        if self.device.type == "cpu" and shutil.which(os.environ.get("CXX") or "g++") is None:
-            raise Mistake("needs a C++ compiler", where="--compile", mend="install g++, or leave it out")
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache()))
         torch.compiler.config.recompile_limit = SHAPES
+        self._try()
         if self.device.type == "cpu":
             return torch.compile(network, dynamic=False)
         graphs = torch.compile(network, dynamic=False, mode="reduce-overhead")
@@ -67,6 +65,15 @@ class Calling:
             return graphs(*args).clone()  # the next call writes its result into the same memory
 
         return call
+
+    def _try(self) -> None:
+        """Compiles the least there is: what is missing is told before anything is made."""
+        try:
+            torch.compile(torch.nn.functional.silu)(torch.zeros(8, device=self.device))
+        except Exception as problem:
+            reason = (str(problem).strip().splitlines() or [type(problem).__name__])[0]
+            mend = "install g++ (on a GPU also a C compiler, for Triton), or leave it out"
+            raise Mistake(f"torch cannot compile here: {reason[:200]}", where="--compile", mend=mend) from problem
 
 
 def cache() -> Path:

@@ -7,6 +7,7 @@ that died goes on behind its journal.
 import json
 import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property
@@ -170,7 +171,7 @@ def run(
             pairs = zip(tasks, rollouts, strict=True)
             if left := [rollout for task, rollout in pairs if not (task.folder / "video.mp4").exists()]:
                 room = Room.at(out, stack.device)
-                with torch.compiler.set_stance("force_eager" if compiled else "default"):
+                with torch.compiler.set_stance("force_eager") if compiled else nullcontext():
                     crew.shared(foresee(left, out, room), room).show(room)
             if dry_run:
                 return []

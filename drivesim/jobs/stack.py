@@ -215,7 +215,7 @@ def load(
         contextual=layers is not None and (known or _contextual(layers.config, network.spatial.config)),
         known=known,
         most_given=_most_given(own, layers),
-        usual=_usual(own.latent.get("usual"), on),
+        usual=_usual(own.latent.get("usual"), on, with_own=not sources.swapped),
         stretches=layers is None or (layers.config.alpha == "scalar" and layers.config.positions == "relative"),
         temporal_tokens=temporal_tokens,
         null_temporal=null_temporal,
@@ -248,13 +248,16 @@ def _contextual(layers: TemporalConfig, image: UNetConfig) -> bool:
     return bool(layers.context_channels or layers.blend or {"context", "mask"} & set(image.joined))
 
 
-def _usual(told: dict[str, Any] | None, on: torch.device) -> Usual | None:
+def _usual(told: dict[str, Any] | None, on: torch.device, with_own: bool) -> Usual | None:
+    """Args:
+    with_own: the models are those that the bounds were measured with.
+    """
     if told is None:
         return None
     mean, deviation = (
         (torch.tensor(told[name], device=on), torch.tensor(told[f"{name} varies"], device=on)) for name in USUAL
     )
-    return Usual(mean, deviation, told.get("bounds"))
+    return Usual(mean, deviation, told.get("bounds") if with_own else None)
 
 
 def _alone(sources: Sources, image: weights.Header) -> weights.Header:

@@ -1,8 +1,9 @@
 """What a network makes of its condition and of no noise is made in the first step of a window, and kept for the others.
 
 The steps of a sampler come with the same condition, the very object; what was made of it goes when it goes. Kept in
-inference mode alone, where weights stay as they are, and not by compiled networks, which would be compiled for every
-condition.
+inference mode alone, in which nobody may change weights or the condition's tensors between two steps, and not by
+compiled networks, which would be compiled for every condition. A condition that is put together anew in every step, as
+of tiles and of guidance whose branches run in one call, is made anew.
 """
 
 from collections.abc import Callable, Hashable
@@ -34,6 +35,9 @@ class Kept:
 
     def __init__(self) -> None:
         self.of: WeakKeyDictionary[Condition, dict[Hashable, Once]] = WeakKeyDictionary()
+
+    def __reduce__(self) -> tuple[type["Kept"], tuple[()]]:
+        return Kept, ()  # a copy of the network has made nothing yet
 
     def __call__(self, condition: Condition, x: Tensor) -> Once:
         """Args:

@@ -356,6 +356,8 @@ class Told:
 class TemporalLayers(nn.Module):
     """All temporal layers of one image U-Net, under the names of the sites that they stand at."""
 
+    known_rates: Tensor
+
     def __init__(self, config: TemporalConfig, unet: UNet):
         super().__init__()
         self.config, self._kept = config, Kept()
@@ -381,6 +383,7 @@ class TemporalLayers(nn.Module):
             nn.init.constant_(self.share.bias, SHARE)
             self.around.bias.data.view(spatial.out_channels, -1)[:, spatial.out_channels :].fill_diagonal_(-1.0)
         if "rate" in config.told:
+            self.register_buffer("known_rates", torch.tensor(config.rates), persistent=False)
             self.rate = nn.Embedding(len(config.rates), config.cross or 0)
             if config.blend:
                 self.pace = nn.Embedding(len(config.rates), emb)
@@ -468,8 +471,7 @@ class TemporalLayers(nn.Module):
 
     def _nearest(self, fps: Tensor) -> Tensor:
         """``b``: the place of the nearest of ``config.rates``."""
-        rates = torch.tensor(self.config.rates, device=fps.device)
-        return (fps[:, None].float() - rates).abs().argmin(dim=1)
+        return (fps[:, None].float() - self.known_rates).abs().argmin(dim=1)
 
     def _tokens(self, condition: Condition) -> tuple[Tensor | None, Tensor | None]:
         """``b L D`` and mask for the temporal cross-attention."""

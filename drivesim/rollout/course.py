@@ -77,7 +77,8 @@ def scaled(settings: RolloutConfig, scenario: Scenario) -> RolloutConfig:
 
 
 def settled(stack: Stack, settings: RolloutConfig) -> RolloutConfig:
-    """``settings`` with the number of steps of every sampler, as the weights have it where the user says nothing.
+    """``settings`` with the number of steps of every sampler, and the bounds, as the weights have them where the user
+    says nothing.
 
     Raises:
         Mistake: distilled weights, and another sampler than they were taught.
@@ -87,6 +88,7 @@ def settled(stack: Stack, settings: RolloutConfig) -> RolloutConfig:
     inner, upsample = settings.interpolation, settings.upsample
     return replace(
         settings,
+        bounds=stack.usual.width if settings.bounds is None and stack.usual else settings.bounds,
         sampler=settings.sampler.settled(stack.keyframes, "sampler"),
         start=settings.start.settled(stack.image, "start"),
         interpolation=replace(inner, sampler=inner.sampler.settled(between, "interpolation.sampler", STEPS_BETWEEN)),
@@ -145,7 +147,7 @@ def _check_given(stack: Stack, scenario: Scenario, settings: RolloutConfig) -> N
             f"at most {stack.frames - 1}",
         ),
         (
-            settings.bounds is not None and stack.usual is None,
+            bool(settings.bounds) and stack.usual is None,
             "these weights do not say what their footage is like",
             "bounds",
             "leave it out, or train the key-frames again",

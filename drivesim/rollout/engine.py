@@ -56,6 +56,7 @@ from drivesim.weights import sha256, write_atomic
 
 STATES = 2  # of what windows leave to the next: since 2 those of the upsampler fade into each other
 WORDS_PLAYED = Fraction(4, 5)  # of the rate that frames are made at: 113 at 30 are shown at 24 [4.2]
+PAST_MEND = "take the weights, the device, the precision and --compile as that run did"
 PAST = ("keep", "played", "weights", "size", "precision", "device", "version", "states")  # of its run, in a branch
 
 
@@ -209,7 +210,7 @@ def _check_past(branch: Branch, fixed: dict[str, Any], plan: Plan) -> None:
     differs = [name for name in PAST if asked.get(name) != branch.fixed.get(name)]
     if differs:
         what = f"a branch has the past of its run; {', '.join(differs)} would differ"
-        raise Mistake(what, where=branch.run, mend="take the weights, the device and the precision of that run")
+        raise Mistake(what, where=branch.run, mend=PAST_MEND)
     if plan.count <= branch.window:
         raise Mistake(f"the branch ends before it parts, at {float(branch.second):.2f} s", field="seconds")
     if branch.keeps:

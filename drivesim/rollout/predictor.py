@@ -58,8 +58,8 @@ class Predictor:
         x = sample(
             stack.keyframes, self.denoiser, self.sampler, self.levels, condition, draw, known, stack.known, held
         )[0]
-        if stack.usual is not None and (width := self.config.bounds or stack.usual.width):
-            x = stack.usual.bounded(x, width)
+        if stack.usual is not None and self.config.bounds:
+            x = stack.usual.bounded(x, self.config.bounds)
         made = stack.unwhiten(x).float()
         if kept is not None:
             made = torch.where(kept.where, kept.frames, made)  # bit for bit

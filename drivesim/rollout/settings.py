@@ -160,8 +160,8 @@ class RolloutConfig:
         context_noise: sigma, in whitened latents, of the noise added to what is given; the model is told it. Without it
             a rollout drifts after 20 to 30 windows (GameNGen, arXiv 2408.14837).
         bounds: every key-frame's mean and contrast, by channel of its latents, are kept within so many deviations of
-            those of the footage that the model learned from; 3 lets ordinary frames pass. None: as the weights say, or
-            not at all.
+            those of the footage that the model learned from; 3 lets ordinary frames pass, 0 is none. None: what the
+            weights say, or none.
         sampler: of the key-frames; ``start``: of a generated start frame.
         states: what windows leave to the next is kept, ``all`` of it, so that a branch may part anywhere, or the
             ``newest`` two, which resuming needs.
@@ -184,5 +184,5 @@ class RolloutConfig:
         if self.overlap < 1 or self.context_noise < 0:
             field = "overlap" if self.overlap < 1 else "context_noise"
             raise Mistake("needs overlap >= 1 and context_noise >= 0", field=field)
-        if self.bounds is not None and self.bounds <= 0:
-            raise Mistake("is above 0, or null", field="bounds")
+        if self.bounds is not None and self.bounds < 0:
+            raise Mistake("is above 0, 0 for none, or null: as the weights say", field="bounds")

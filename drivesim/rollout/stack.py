@@ -127,7 +127,7 @@ class Stack:
         size: ``(H, W)`` of a decoded frame and ``latent_shape`` its ``(C, h, w)``.
         weights: SHA-256 of each weight file, by stage.
         shared: share of the noise that all frames of a window have in common, as in training.
-        precision: that the networks compute in, ``32`` or ``bf16``; it decides the bits.
+        precision: that the networks compute in, ``32`` or ``bf16``, and whether they are compiled; it decides the bits.
         interpolation, temporal_decoder, upsampler: what follows, where there are weights for it.
         words: the labels that the models are told are words, and no others.
         temporal: the prediction model has temporal layers; without, every key-frame is an image for itself.

@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from drivesim.diffusion.guidance import Guidance, Scale
-from drivesim.diffusion.noise import Schedule, ScheduleConfig
 from drivesim.errors import Mistake
 from drivesim.scene import Condition, Level
 
@@ -147,15 +146,3 @@ def test_interval_by_frame(case):
 def test_an_empty_interval_is_a_mistake():
     with pytest.raises(Mistake):
         Scale(2.0, 3.0, 1.0)
-
-
-@pytest.mark.parametrize("scales", [(2, 3, 4), (1, 1, 1), (3, 3, 3), (0, 2, 2)])
-def test_a_step_waits_for_no_device(case, scales):
-    """Tensors on "meta" hold no numbers: whatever asks for one, as a copy to the host would, raises."""
-    x, _, condition = case
-    away = {name: value.to("meta") for name, value in vars(condition).items() if value is not None}
-    levels = Schedule(ScheduleConfig()).levels(4)
-    context, labels, boxes = scales
-    guided = Guidance(Counting(), context=context, labels=labels, boxes=boxes, null_tokens=NULL)
-    x = x.to("meta")
-    assert guided(x, levels.at(1, x), Condition(**away)).shape == x.shape

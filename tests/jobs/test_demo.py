@@ -1,6 +1,7 @@
 """The demo on a micro world: every step in its order, one page at the end; and with the weights that come along."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from drivesim import weights
 from drivesim.data import video
 from drivesim.data.latents import LatentCache
 from drivesim.errors import Mistake
-from drivesim.jobs import demo, doctor, encode, index, tiny
+from drivesim.jobs import demo, doctor, encode, index, stack, tiny
 from drivesim.jobs import weights as checked
 from drivesim.jobs.builders.backbone import in_folder
 from drivesim.scene import KEYFRAME_FPS
@@ -99,6 +100,10 @@ def test_the_weights_that_come_along(tmp_path: Path) -> None:
         assert header.size == (128, 256)
         for parent, sha in header.parents.items():
             assert sha == weights.sha256(tiny.FOLDER / f"{parent}.safetensors")
+    shipped = stack.load(tiny.FOLDER)
+    assert shipped.usual is not None and shipped.usual.width == 0.75
+    over_another = stack.load(tiny.FOLDER, temporal=shutil.copy(tiny.FOLDER / "keyframes.safetensors", tmp_path))
+    assert over_another.usual is not None and over_another.usual.width is None, "measured with these models alone"
     card = (tiny.FOLDER / "README.md").read_text()
     assert all(weights.sha256(file) in card for file in files)
     assert tiny.named(Path("tiny")) == tiny.FOLDER and tiny.named(tmp_path) == tmp_path

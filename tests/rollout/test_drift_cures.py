@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from drivesim.errors import Mistake
-from drivesim.rollout.course import course
+from drivesim.rollout.course import course, settled
 from drivesim.rollout.predictor import Predictor
 from drivesim.rollout.sample import NoiseSource, Told
 from drivesim.rollout.scenario import Scenario
@@ -45,8 +45,19 @@ def test_a_window_is_bounded_but_for_what_it_is_given() -> None:
     bounded = stack.whiten(made[0.5][2:])
     assert float(bounded.mean((-2, -1)).abs().max()) <= 0.05 + 1e-5
     assert not torch.equal(made[None], made[0.5])
-    told_by_weights = replace(stack, usual=replace(usual(), width=0.5))
-    torch.testing.assert_close(Predictor(told_by_weights, FEW, noise, told)(window, given), made[0.5], atol=0, rtol=0)
+
+
+def test_weights_may_say_their_bounds_and_users_others_or_none() -> None:
+    stack = replace(mock.stack(), usual=replace(usual(), width=0.5))
+    asked = {None: 0.5, 0.0: 0.0, 2.0: 2.0}
+    assert {bounds: settled(stack, replace(FEW, bounds=bounds)).bounds for bounds in asked} == asked
+    assert settled(replace(stack, usual=usual()), FEW).bounds is None
+    assert settled(mock.stack(), FEW).bounds is None
+    given = torch.full((2, *mock.LATENT), 9.0)
+    noise, told, window = NoiseSource(0, "a"), Told(), course(stack, Scenario(), FEW).plan.window(1)
+    made = {bounds: Predictor(stack, replace(FEW, bounds=bounds), noise, told)(window, given) for bounds in (None, 0.0)}
+    torch.testing.assert_close(made[0.0], made[None], atol=0, rtol=0)
+    course(mock.stack(), Scenario(), replace(FEW, bounds=0.0))
 
 
 @pytest.mark.parametrize(
@@ -58,4 +69,4 @@ def test_what_the_weights_must_know(settings: dict[str, float], what: str) -> No
         course(mock.stack(), Scenario(), replace(FEW, **settings))
     course(replace(mock.stack(), usual=usual(), most_given=4), Scenario(), replace(FEW, **settings))
     with pytest.raises(Mistake, match="above 0"):
-        RolloutConfig(bounds=0.0)
+        RolloutConfig(bounds=-1.0)
