@@ -76,6 +76,7 @@ class Rehearsal:
         Raises:
             Mistake: memory or disk do not suffice.
         """
+        check_memory(self.least, self.room, self.where, self._smaller())
         batch, change = self.loop.batch, self.built.stage.last_change()
         late = min(max(self.begin, change), self.loop.steps - 1)  # where a step is heaviest
         for less in (n for n in (1, 2) if n < batch):
@@ -86,7 +87,7 @@ class Rehearsal:
         early = self._try(batch, self.begin) if self.begin < late else None
         trial = self._try(batch, late)
         self._check()
-        if dry_run and batch == 1:
+        if dry_run and batch == 1 and self._twice_fits:
             self._try(2, late, timed=False)
         law = Law(self.peaks)
         largest = None if self.room.memory is None or self.begin else law.largest(self.room.memory - self.held)
@@ -110,6 +111,22 @@ class Rehearsal:
             f"loop.batch={largest * self.parts}" if largest else "",
             self._budget,
         )
+
+    @property
+    def least(self) -> int | None:
+        """Bytes that any step holds: the weights and, of those that are trained, gradients, AdamW's two moments and the
+        running average; None of a model that is spread over processes. What is hopeless is not tried: on a CPU the
+        system would end this process, or another."""
+        if self.loop.strategy == "fsdp":
+            return None
+        held = 4 + bool(self.loop.ema)
+        sizes = ((p.numel() * p.element_size(), p.requires_grad) for p in self.built.stage.parameters())
+        return sum(held * count if trains else count for count, trains in sizes)
+
+    @property
+    def _twice_fits(self) -> bool:
+        """Whether two samples do for certain."""
+        return not self.peaks or self.room.memory is None or 2 * self.peaks[1] <= self.room.memory
 
     @property
     def _budget(self) -> float:
