@@ -5,8 +5,9 @@
 
 Trains every stage of ``configs/tiny`` for two steps on a small world, so that all weights are there, and then foretells
 and runs three settings: a training at two sizes of the batch, and a rollout through all stages. ``--of driving``: the
-paper's own sizes, 1.3 billion weights, as far as a prediction needs them, without the running average, which a machine
-of 24 GiB has no room for; its training comes first and leaves the weights for the rollout. 20 GB of disk. Each time
+paper's own sizes, 1.3 billion weights, as far as a prediction needs them; without the running average, and with
+``loop.recompute``, as a machine of 24 GiB has no room for more; its training comes first and leaves the weights for the
+rollout. 20 GB of disk. Each time
 in a process of its own; the real runs are without a preflight, so that it cannot help. A table in Markdown comes out:
 what was foretold, what was measured (``run.json``'s seconds and peak), and their ratio. On a machine that does other
 things as well, ``--cpu-time`` counts the seconds of the processor, of all threads, on both sides.
@@ -66,7 +67,10 @@ SUITES = {
         {"clips": 2, "seconds": 7, "size": [128, 256]},
         (128, 256),
         ("autoencoder", "image"),
-        ("loop.steps=1", "loop.batch=1", "loop.workers=0", "loop.checkpoint_every=0", "loop.ema=0"),
+        (
+            *("loop.steps=1", "loop.batch=1", "loop.workers=0", "loop.checkpoint_every=0"),
+            *("loop.ema=0", "loop.recompute=true"),
+        ),
         1,
         {"slow": Fraction(15, 8)},
         {"train keyframes, batch 1": ("keyframes", 1), "generate": None},
