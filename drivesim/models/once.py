@@ -19,12 +19,18 @@ T = TypeVar("T")
 
 
 class Once:
-    """What was made of one condition, for inputs of one shape."""
+    """What was made of one condition, for inputs of one shape.
 
-    def __init__(self) -> None:
-        self.made: dict[Hashable, Any] = {}
+    Args:
+        keeps: False makes everything whenever it is asked for, as training must, which may compute layers again.
+    """
+
+    def __init__(self, keeps: bool = False) -> None:
+        self.keeps, self.made = keeps, dict[Hashable, Any]()
 
     def __call__(self, name: str, make: Callable[[], T]) -> T:
+        if not self.keeps:
+            return make()
         if name not in self.made:
             self.made[name] = make()
         return self.made[name]
@@ -46,4 +52,4 @@ class Kept:
         if torch.compiler.is_compiling() or not torch.is_inference_mode_enabled():
             return Once()
         form = (x.shape, x.dtype, x.device, torch.is_autocast_enabled(x.device.type))
-        return self.of.setdefault(condition, {}).setdefault(form, Once())
+        return self.of.setdefault(condition, {}).setdefault(form, Once(keeps=True))

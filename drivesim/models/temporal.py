@@ -501,7 +501,7 @@ class TemporalLayers(nn.Module):
             return x
         layer = self.get_submodule(site)
         if isinstance(layer, TransformerSite):
-            return layer(x, told.t, told.tokens, told.mask, told.once(site, Once))
+            return layer(x, told.t, told.tokens, told.mask, told.once(site, lambda: Once(told.once.keeps)))
         features = None if told.features is None else told.features[self._sites[site].level]
         return layer(x, told.t, told.emb, features)
 

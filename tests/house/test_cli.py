@@ -95,6 +95,7 @@ def test_generate(calls: list) -> None:
         "resume": False,
         "settings": ["fill=hold"],
         "precision": "bf16",
+        "compiled": False,
         "keep_opening": False,
         "dry_run": False,
         "export": "coco,csv",
@@ -171,7 +172,7 @@ def test_the_jobs_take_what_the_command_gives() -> None:
     compare = inspect.signature(importlib.import_module("drivesim.jobs.compare").run)
     assert list(compare.parameters) == "a b out pairs seconds size fps seed conditioned".split()
     generate = inspect.signature(importlib.import_module("drivesim.jobs.generate").run)
-    words = "scenario weights out opening minutes seeds size fps device resume settings precision"
+    words = "scenario weights out opening minutes seeds size fps device resume settings precision compiled"
     words += " keep_opening dry_run export parent at edit keep prompt temporal_prompt backbone temporal engine"
     assert set(generate.parameters) == set(words.split())
 
