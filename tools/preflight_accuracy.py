@@ -7,10 +7,11 @@ Trains every stage of ``configs/tiny`` for two steps on a small world, so that a
 and runs three settings: a training at two sizes of the batch, and a rollout through all stages. ``--of driving``: the
 paper's own sizes, 1.3 billion weights, as far as a prediction needs them; without the running average, and with
 ``loop.recompute``, as a machine of 24 GiB has no room for more; its training comes first and leaves the weights for the
-rollout. 20 GB of disk. Each time
-in a process of its own; the real runs are without a preflight, so that it cannot help. A table in Markdown comes out:
-what was foretold, what was measured (``run.json``'s seconds and peak), and their ratio. On a machine that does other
-things as well, ``--cpu-time`` counts the seconds of the processor, of all threads, on both sides.
+rollout. 20 GB of disk.
+
+Each time in a process of its own; the real runs are without a preflight, so that it cannot help. A table in Markdown
+comes out: what was foretold, what was measured (``run.json``'s seconds and peak), and their ratio. On a machine that
+does other things as well, ``--cpu-time`` counts the seconds of the processor, of all threads, on both sides.
 """
 
 import argparse
@@ -39,7 +40,7 @@ class Suite:
 
     Args:
         world: of the footage, beside ``WORLD``. size: of the latents' frames.
-        stages: their configurations are ``configs/NAME``'s; each is trained for ``first`` steps.
+        stages: their configurations are ``configs/NAME``'s, each trained with the settings ``first``.
         drawn: steps of the sample pictures that a training ends with.
         rates: of the caches, by name. settings: name, and the stage and batch of a training; None: a rollout.
     """

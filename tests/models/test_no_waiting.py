@@ -3,6 +3,7 @@
 To ask one for a number raises by itself; here a copy from the host does, too.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 
 from drivesim.diffusion.guidance import Guidance
 from drivesim.diffusion.known import keeping
-from drivesim.diffusion.noise import Schedule, ScheduleConfig
+from drivesim.diffusion.noise import SamplerName, Schedule, ScheduleConfig
 from drivesim.diffusion.precondition import Denoiser
 from drivesim.diffusion.samplers import sampler
 from drivesim.models.temporal import TemporalConfig
@@ -43,13 +44,13 @@ def no_copies(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("scales", [(1, 1), (2, 3), (0, 2), (2, 2)])
 @pytest.mark.parametrize("name", ["ddim", "dpmpp_2m", "heun"])
 def test_a_step_waits_for_no_device(
-    monkeypatch: pytest.MonkeyPatch, temporal: TemporalConfig, scales: tuple[float, float], name: str
+    monkeypatch: pytest.MonkeyPatch, temporal: TemporalConfig, scales: tuple[float, float], name: SamplerName
 ) -> None:
     x, _, told = inputs()
     model, x, condition = made(temporal).to("meta"), x.to("meta"), told.map(lambda y: y.to("meta"))
-    condition = condition.__class__(**{**vars(condition), "fps": torch.ones(2, device="meta")})
+    condition = replace(condition, fps=torch.ones(2, device="meta"))
     schedule = Schedule(ScheduleConfig())
-    denoiser, levels = Denoiser(model, schedule), schedule.levels(3, sampler=name)  # type: ignore[arg-type]
+    denoiser, levels = Denoiser(model, schedule), schedule.levels(3, sampler=name)
     guided = Guidance(denoiser, context=scales[0], labels=scales[1], null_tokens=torch.zeros(1, 16, device="meta"))
 
     def denoise(x: torch.Tensor, level: Level) -> torch.Tensor:

@@ -57,9 +57,10 @@ def test_it_goes_with_its_condition() -> None:
 
 def test_where_weights_may_change_nothing_is_kept() -> None:
     model, (x, noise, condition) = stirred(made()), inputs()
+    assert model.temporal is not None
     with torch.no_grad():
         before = model(x, noise, condition)
-        for parameter in model.temporal.context.parameters():  # type: ignore[union-attr]
+        for parameter in model.temporal.context.parameters():
             parameter.data += 0.3
         assert not torch.equal(model(x, noise, condition), before)
 
