@@ -64,18 +64,18 @@ class Header:
 
 
 def save(file: str | Path, tensors: Mapping[str, Tensor], header: Header) -> str:
-    """Writes whole or not at all (see ``replacing``); returns the SHA-256 of the file.
+    """Writes whole or not at all (see ``replacing``), gigabytes without a copy; returns the SHA-256 of the file.
 
     Raises:
         Mistake: a tensor holds values that are not finite, or the file cannot be written; what was there stays.
     """
-    from safetensors.torch import save as serialise
+    from safetensors.torch import save_file
 
     content = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     check_finite(content, file)
-    data = serialise(content, metadata={"drivesim": json.dumps(asdict(header), sort_keys=True)})
-    write_atomic(file, data)
-    return hashlib.sha256(data).hexdigest()
+    with replacing(file) as part:
+        save_file(content, part, metadata={"drivesim": json.dumps(asdict(header), sort_keys=True)})
+        return sha256(part)
 
 
 def check_finite(tensors: Mapping[str, Tensor], where: object) -> None:

@@ -51,5 +51,7 @@ class Kept:
         """
         if torch.compiler.is_compiling() or not torch.is_inference_mode_enabled():
             return Once()
-        form = (x.shape, x.dtype, x.device, torch.is_autocast_enabled(x.device.type))
+        kind = x.device.type
+        cast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)  # "meta" has none
+        form = (x.shape, x.dtype, x.device, cast)
         return self.of.setdefault(condition, {}).setdefault(form, Once(keeps=True))

@@ -85,7 +85,7 @@ def save(content: Mapping[str, Any], file: Path) -> None:
     weights.check_finite(dict(tensors(content)), file)
     with weights.replacing(file) as part:
         with open(part, "wb") as out:
-            sink = _Hashed(out)
+            sink = Hashed(out)
             try:
                 torch.save(content, sink)  # type: ignore[arg-type]  # a sink is all that it asks for
             except RuntimeError:  # torch's own words of a full disk are "unexpected pos"
@@ -271,7 +271,7 @@ def _bytes(file: Path) -> int:
     return sum(part.stat().st_size for part in (file.iterdir() if file.is_dir() else [file]))
 
 
-class _Hashed:
+class Hashed:
     """A file that is being written: its bytes are counted and hashed on their way, torch writes them in order."""
 
     def __init__(self, out: IO[bytes]):
