@@ -51,7 +51,7 @@ def attempt(stage: Stage, dataset: Dataset[Any], samples: range, device: str, at
         Interrupted: Ctrl-C.
     """
     watch = _Watch(at, LEAST if timed else 0, timed)
-    scales = _Scales()
+    scales = Scales()
     stage.steps_done = at
     with torch.random.fork_rng(devices=[]), quiet(), together.apart():
         loader = DataLoader(dataset, batch_sampler=_Same(samples), generator=torch.Generator().manual_seed(0))
@@ -112,7 +112,7 @@ def _now(stage: Stage) -> float:
     return time.perf_counter()
 
 
-class _Scales(CheckpointIO):
+class Scales(CheckpointIO):
     """Takes a checkpoint as ``checkpoints.save`` does, which holds no copy of it, and keeps its length alone."""
 
     bytes = 0

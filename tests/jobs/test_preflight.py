@@ -2,7 +2,7 @@
 left behind: neither files nor a changed training."""
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from drivesim import weights
 from drivesim.data.latents import BOX, LatentCache
@@ -17,6 +18,7 @@ from drivesim.errors import Interrupted, Mistake
 from drivesim.jobs import encode, evaluate, foresee, index, preflight, rehearsal, train
 from drivesim.jobs.preflight import GIB, MIB, Estimate, Law, Part, Room, check_disk, check_memory, duration
 from drivesim.rollout import memory
+from drivesim.training import checkpoints, trial
 from drivesim.training.autoencoder import AutoencoderStage
 
 CPU = torch.device("cpu")
@@ -107,6 +109,26 @@ def test_the_peak_of_a_piece_is_its_own() -> None:
         pytest.skip("this system does not let a process set its high-water mark back")
     assert 48 * MIB < first.peak - second.peak < 80 * MIB
     assert memory.peak_bytes(CPU) >= first.peak  # the process has held that much all the same
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda content, file: trial.Scales().save_checkpoint(content, ""),
+        lambda content, file: checkpoints.save(content, file),
+        lambda content, file: weights.save(file, content, weights.Header("image", {})),
+    ],
+    ids=["a trial's checkpoint", "a checkpoint", "weights"],
+)
+def test_what_is_written_is_not_held_twice(write: Callable[[dict[str, Tensor], Path], object], tmp_path: Path) -> None:
+    content = {str(n): torch.ones(MIB) for n in range(64)}  # 4 MiB each
+    with memory.measured(CPU) as before:
+        pass
+    with memory.measured(CPU) as piece:
+        write(content, tmp_path / "w")
+    if before.peak is None or piece.peak is None:
+        pytest.skip("this system does not let a process set its high-water mark back")
+    assert piece.peak - before.peak < 64 * MIB
 
 
 def test_memory_that_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
