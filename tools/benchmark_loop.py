@@ -39,7 +39,8 @@ from drivesim import config
 from drivesim.data import video
 from drivesim.data.frames import Upright
 from drivesim.data.index import Entry
-from drivesim.data.latents import About, LatentCache, LatentWriter, Place
+from drivesim.data.latent_writer import LatentWriter
+from drivesim.data.latents import About, LatentCache, Place
 from drivesim.jobs import stack as stacks
 from drivesim.jobs import tiny
 from drivesim.rollout import engine, memory

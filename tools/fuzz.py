@@ -168,7 +168,8 @@ def _read_index(folder: Path) -> None:
 def _cache(folder: Path) -> None:
     import numpy as np
 
-    from drivesim.data.latents import About, LatentWriter
+    from drivesim.data.latent_writer import LatentWriter
+    from drivesim.data.latents import About
 
     _index(folder)
     about = About("0" * 64, "1" * 64, (64, 128), "10", 1, "32", (6, 8, 16))

@@ -27,7 +27,8 @@ import pyarrow.parquet as pq
 import torch
 
 from drivesim.data.index import BOXES, FILES, GROUP, Entries, Entry, Index, Writer, val_drives
-from drivesim.data.latents import ABOUT, FORMAT, SCHEMA, SEQUENCES, About, LatentData
+from drivesim.data.latent_windows import LatentData
+from drivesim.data.latents import ABOUT, FORMAT, SCHEMA, SEQUENCES, About
 from drivesim.data.loader import ClipData
 from drivesim.rollout import memory
 from drivesim.scene import Boxes

@@ -12,36 +12,27 @@ import hashlib
 import io
 import json
 import math
-import os
 from collections.abc import Iterator
 from collections.abc import Sequence as Listed
 from dataclasses import asdict, dataclass, fields
 from fractions import Fraction
 from pathlib import Path
 from tokenize import TokenError
-from types import TracebackType
 from typing import Any, NamedTuple, overload
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import torch
-from torch.utils.data import Dataset
 
 from drivesim.data import store
 from drivesim.data.groups import Groups
-from drivesim.data.index import GROUP, Entry
-from drivesim.data.loader import Item, Numbered, Ordered, labels
-from drivesim.data.order import Order
+from drivesim.data.loader import Item
 from drivesim.errors import Mistake
-from drivesim.randomness import generator
-from drivesim.scene import BATCHED, EMPTY, FrameBoxes
-from drivesim.weights import replacing, write_atomic, writing
+from drivesim.scene import BATCHED, EMPTY
 
 FORMAT = "drivesim.latents/2"
 ABOUT, SEQUENCES = "cache.json", "sequences.parquet"
-SHARD_BYTES = 256 << 20
 BOX = np.dtype([("box", "<f4", 4), ("cls", "i1"), ("track", "<i4")])
 UNKNOWN = -3  # the class of all places of a frame of which no boxes are known
 SCHEMA = pa.schema(
@@ -104,121 +95,6 @@ class About:
     @property
     def fingerprint(self) -> str:
         return hashlib.sha256(json.dumps([FORMAT, asdict(self)], sort_keys=True).encode()).hexdigest()
-
-
-class LatentWriter:
-    """Fills a folder with shards; ``cache.json`` comes last, so that a cache without it is not one.
-
-    Every shard has its rows in ``000000.parquet`` beside it until ``seal`` puts those of all together.
-
-    Args:
-        shard: number of the one shard that is written, where several writers fill a folder, each its own; ``seal``
-            follows. None: all, a new one after each ``SHARD_BYTES``; the end of the context seals them.
-    """
-
-    def __init__(self, folder: Path, about: About, shard: int | None = None):
-        self.folder, self.about, self.alone = folder, about, shard is None
-        self._rows: list[Sequence] = []
-        self._pending: list[np.ndarray] = []
-        self._boxes: list[np.ndarray] = []
-        self._shard, self._offset = shard or 0, 0
-
-    def add(
-        self, entry: Entry, moments: np.ndarray, fps: Fraction, start: Fraction, boxes: FrameBoxes | None = None
-    ) -> None:
-        """Appends a sequence ``T 2C h w`` and its boxes, ``1 T N`` with N = ``about.boxes``; None: none are known."""
-        if moments.shape[1:] != self.about.shape:
-            raise ValueError(f"moments are T {self.about.shape}, not {moments.shape}")
-        if not np.isfinite(moments).all():
-            raise Mistake("the autoencoder gives values that are not finite", where=entry.file)
-        self._rows.append(
-            Sequence(
-                entry.clip_id, entry.night, entry.cars, entry.split, self._shard, self._offset, len(moments),
-                fps.numerator, fps.denominator, start.numerator, start.denominator, entry.caption,
-            )
-        )  # fmt: skip
-        self._pending.append(np.clip(moments, -65504, 65504).astype(np.float16))
-        if self.about.boxes:
-            self._boxes.append(_packed(boxes, len(moments), self.about.boxes))
-        self._offset += len(moments)
-        if self.alone and sum(part.nbytes for part in self._pending) >= SHARD_BYTES:
-            self._flush()
-
-    def _flush(self) -> None:
-        """The rows come last: where they are, the shard is whole."""
-        if self.alone and not self._pending:
-            return
-        for kind, parts in (("", self._pending), (".boxes", self._boxes)):
-            if parts:
-                self._save(f"{self._shard:06d}{kind}.npy", parts)
-        rows = pa.Table.from_pylist([asdict(row) for row in self._rows], SCHEMA)
-        _write_rows(_rows_of(self.folder, self._shard), rows)
-        self._pending, self._boxes, self._rows, self._offset, self._shard = [], [], [], 0, self._shard + 1
-
-    def _save(self, name: str, parts: list[np.ndarray]) -> None:
-        with replacing(self.folder / name) as part, open(part, "wb") as file:
-            np.save(file, np.concatenate(parts))
-
-    def __enter__(self) -> "LatentWriter":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if kind is not None:
-            return
-        self._flush()
-        if self.alone:
-            seal(self.folder, self.about, self._shard)
-
-
-def _rows_of(folder: Path, shard: int) -> Path:
-    return folder / f"{shard:06d}.parquet"
-
-
-def _write_rows(file: Path, rows: pa.Table) -> None:
-    with replacing(file) as part:
-        pq.write_table(rows, part, row_group_size=GROUP)
-
-
-def is_whole(folder: Path, shard: int) -> bool:
-    """Whether a shard and its rows are on the disk, as one writer left them."""
-    try:
-        frames = sum(pq.read_table(_rows_of(folder, shard)).column("frames").to_pylist())
-        return not frames or len(np.load(folder / f"{shard:06d}.npy", mmap_mode="r", allow_pickle=False)) == frames
-    except (OSError, ValueError, EOFError, KeyError, pa.ArrowException):
-        return False
-
-
-def seal(folder: Path, about: About, shards: int) -> None:
-    """Makes a cache of ``shards`` shards that are whole. One of no frame goes, and those behind it move up."""
-    tables, number = [SCHEMA.empty_table()], 0
-    for shard in range(shards):
-        own = pq.read_table(_rows_of(folder, shard))
-        if len(own) and number < shard:
-            with writing(folder):
-                _rows_of(folder, shard).unlink()  # first: where this ends halfway, the shard is made again
-                for kind in ("", ".boxes") if about.boxes else ("",):
-                    os.replace(folder / f"{shard:06d}{kind}.npy", folder / f"{number:06d}{kind}.npy")
-        column = pa.array([number] * len(own), pa.int32())
-        tables.append(own.set_column(SCHEMA.get_field_index("shard"), SCHEMA.field("shard"), column))
-        number += bool(len(own))
-    _write_rows(folder / SEQUENCES, pa.concat_tables(tables).combine_chunks())
-    content = {"format": FORMAT, "fingerprint": about.fingerprint, **asdict(about)}
-    write_atomic(folder / ABOUT, (json.dumps(content, indent=1) + "\n").encode())
-    for shard in range(shards):
-        with writing(folder):
-            _rows_of(folder, shard).unlink(missing_ok=True)
-
-
-def _packed(boxes: FrameBoxes | None, frames: int, most: int) -> np.ndarray:
-    """``T N`` of ``BOX``."""
-    packed = np.zeros((frames, most), BOX)
-    packed["cls"] = UNKNOWN
-    if boxes is not None:
-        packed["box"], packed["track"] = boxes.box[0].numpy(), boxes.track[0].numpy()
-        packed["cls"] = boxes.cls[0].where(boxes.known[0][:, None], UNKNOWN).numpy()
-    return packed
 
 
 class Place(NamedTuple):
@@ -422,123 +298,6 @@ def _name(shard: int, kind: str) -> str:
     return f"{shard:06d}{kind}.npy"
 
 
-class Stretches:
-    """Windows of ``frames`` frames of the sequences ``rows``, side by side and numbered through.
-
-    Each may start later by less than its own length, as long as the sequence lasts: ``slack`` frames.
-    """
-
-    def __init__(self, sequences: Sequences, rows: np.ndarray, frames: int):
-        self._numbered, self.frames = Numbered(sequences.frames[rows] // frames), frames
-        self._rows = rows[self._numbered.clips]
-        self._lengths = sequences.frames[self._rows]
-
-    def __len__(self) -> int:
-        return len(self._numbered)
-
-    def __getitem__(self, number: int) -> tuple[int, int, int]:
-        """The row of the sequence, the first frame, the slack."""
-        place, n = self._numbered.find(number)
-        first = n * self.frames
-        return int(self._rows[place]), first, min(self.frames - 1, int(self._lengths[place]) - self.frames - first)
-
-
 def span(frames: int, stride: int) -> int:
     """Frames of a sequence from the first of a window to its last, both counted."""
     return (frames - 1) * stride + 1
-
-
-class Latents(Dataset[Item]):
-    """Map from global sample number to item; the rate of a sample, where there are several, is drawn for its number."""
-
-    def __init__(self, cache: LatentCache, held: dict[int, Stretches], frames: int, seed: int):
-        self.cache, self.held, self.frames, self.seed = cache, held, frames, seed
-        self._strides = list(held)
-        self._orders = {stride: Order(seed, len(windows)) for stride, windows in held.items()}
-
-    def __len__(self) -> int:
-        return sum(map(len, self.held.values()))
-
-    def __getitem__(self, sample: int) -> Item:
-        row, first, slack, stride = self.window(sample)
-        first += int(self._orders[stride].uniform(sample) * (slack + 1))
-        place = self.cache.sequences.place(row), first, self.frames, stride
-        return {
-            "moments": torch.from_numpy(self.cache.read(*place)),
-            "fps": torch.tensor(float(self.cache.fps / stride)),
-            **(self.cache.boxes(*place) if self.cache.about.boxes else {}),
-            **({"caption": self.cache.sequences[row].caption or ""} if self.cache.captioned else {}),
-            **labels(*self.cache.sequences.labels(row), sample),
-        }
-
-    def window(self, sample: int) -> tuple[int, int, int, int]:
-        """The row of a sample's sequence, the first frame and the slack of its window, and its stride."""
-        stride = self._stride(sample)
-        return *self.held[stride][self._orders[stride].window(sample)], stride
-
-    def _stride(self, sample: int) -> int:
-        if len(self._strides) == 1:
-            return self._strides[0]
-        return self._strides[generator(self.seed, "rate", sample).integers(len(self._strides))]
-
-
-class LatentData(Ordered):
-    """Windows of a cache as batches ``{"moments": B T 2C h w, "fps", "night", "cars", "sample": B}``, with the
-    fields of ``FrameBoxes`` where the cache holds boxes, and ``"caption"`` where it holds any; see ``ClipData``.
-
-    Args:
-        rates: frames a second of the windows, which all are trained on alike; none named is the cache's own. A clip
-            that is too short for the lowest still gives windows at the others.
-
-    Raises:
-        Mistake: no cache, of another autoencoder or of frames that do not fall on those of a rate, or no sequence of
-            ``frames`` frames at one of the rates.
-    """
-
-    def __init__(
-        self,
-        cache: str | Path,
-        *,
-        frames: int,
-        batch: int,
-        steps: int,
-        start_step: int = 0,
-        seed: int = 0,
-        workers: int = 0,
-        autoencoder: str | None = None,
-        rates: tuple[Fraction, ...] = (),
-    ):
-        super().__init__(batch, steps, start_step, workers)
-        self.cache, self.frames, self.seed = LatentCache.open(cache, autoencoder), frames, seed
-        self.digest = self.cache.fingerprint
-        self._train = {stride: self._windows(stride) for stride in self._strides(rates)}
-        least = min(span(frames, stride) for stride in self._train)
-        self.left_out = {"shorter than a window": int((self.cache.sequences.frames < least).sum())}
-
-    def _strides(self, rates: tuple[Fraction, ...]) -> list[int]:
-        try:
-            return [self.cache.stride(rate) for rate in rates or (self.cache.fps,)]
-        except ValueError as problem:
-            common = Fraction(
-                math.lcm(*(rate.numerator for rate in rates)), math.gcd(*(rate.denominator for rate in rates))
-            )
-            raise Mistake(str(problem), where=self.cache.folder, mend=f"encode with --fps {common}") from None
-
-    def _windows(self, stride: int) -> Stretches:
-        need, rows = span(self.frames, stride), self.cache.sequences.split("train")
-        found = Stretches(self.cache.sequences, rows, need)
-        if not len(found):
-            longest = self.cache.sequences.frames[rows].max(initial=0)
-            fps = f"{self.cache.fps} fps" + (f", for windows at {self.cache.fps / stride}" if stride > 1 else "")
-            raise Mistake(
-                f"no sequence has {need} frames at {fps}, the longest has {longest}",
-                where=self.cache.folder,
-                mend="ask for fewer frames, or encode longer clips",
-            )
-        return found
-
-    def training(self) -> Latents:
-        return Latents(self.cache, self._train, self.frames, self.seed)
-
-    def clip(self, sample: int) -> str:
-        return self.cache.sequences[self.training().window(sample)[0]].clip_id

@@ -26,7 +26,8 @@ from drivesim import weights
 from drivesim.data import video
 from drivesim.data.annotations import Labelled
 from drivesim.data.index import Entry, Index
-from drivesim.data.latents import ABOUT, BOX, SHARD_BYTES, About, LatentCache, LatentWriter, is_whole, seal
+from drivesim.data.latent_writer import SHARD_BYTES, LatentWriter, is_whole, seal
+from drivesim.data.latents import ABOUT, BOX, About, LatentCache
 from drivesim.errors import Mistake
 from drivesim.jobs import tiny
 from drivesim.jobs.fanout import Engine

@@ -9,7 +9,9 @@ import pytest
 
 from drivesim.data import captions, video
 from drivesim.data.index import Index
-from drivesim.data.latents import SEQUENCES, About, LatentCache, LatentData, LatentWriter
+from drivesim.data.latent_windows import LatentData
+from drivesim.data.latent_writer import LatentWriter
+from drivesim.data.latents import SEQUENCES, About, LatentCache
 from drivesim.data.loader import ClipData
 from drivesim.errors import Mistake
 from drivesim.jobs import index

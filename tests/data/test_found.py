@@ -13,7 +13,8 @@ from drivesim import config
 from drivesim.data.annotations import Footage, Remarks
 from drivesim.data.formats import csv
 from drivesim.data.index import BOXES, FILES, Index
-from drivesim.data.latents import ABOUT, SEQUENCES, About, LatentCache, LatentWriter
+from drivesim.data.latent_writer import LatentWriter
+from drivesim.data.latents import ABOUT, SEQUENCES, About, LatentCache
 from drivesim.data.sources import Recipe, build
 from drivesim.errors import Mistake
 

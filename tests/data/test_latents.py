@@ -8,7 +8,9 @@ import pytest
 import torch
 
 from drivesim.data.index import Entry
-from drivesim.data.latents import About, LatentCache, LatentData, LatentWriter
+from drivesim.data.latent_windows import LatentData
+from drivesim.data.latent_writer import LatentWriter
+from drivesim.data.latents import About, LatentCache
 from drivesim.errors import Mistake
 
 RATES = (Fraction(15, 2), Fraction(30))

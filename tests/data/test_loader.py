@@ -11,9 +11,11 @@ import pytest
 import torch
 
 from drivesim import weights
-from drivesim.data import latents, loader
+from drivesim.data import latent_writer, latents, loader
 from drivesim.data.index import Entry, Index
-from drivesim.data.latents import About, LatentCache, LatentData, LatentWriter
+from drivesim.data.latent_windows import LatentData
+from drivesim.data.latent_writer import LatentWriter
+from drivesim.data.latents import About, LatentCache
 from drivesim.data.loader import ClipData
 from drivesim.data.order import Batches, Order
 from drivesim.data.sources import Recipe, build
@@ -150,7 +152,7 @@ def entry(n: int, **more: object) -> Entry:
 
 def cache(folder: Path, lengths: list[int], monkeypatch: pytest.MonkeyPatch) -> list[np.ndarray]:
     """A cache with small shards; returns its content. Element 0 of every frame is clip * 100 + frame."""
-    monkeypatch.setattr(latents, "SHARD_BYTES", 4000)
+    monkeypatch.setattr(latent_writer, "SHARD_BYTES", 4000)
     folder.mkdir()
     generator = np.random.default_rng(0)
     content = []

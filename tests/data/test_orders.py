@@ -10,9 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from drivesim.data import latents, loader
+from drivesim.data import latent_writer, loader
 from drivesim.data.index import Entry, Rows
-from drivesim.data.latents import About, LatentData, LatentWriter
+from drivesim.data.latent_windows import LatentData
+from drivesim.data.latent_writer import LatentWriter
+from drivesim.data.latents import About
 from drivesim.data.loader import ClipData
 from drivesim.scene import Clip
 
@@ -56,7 +58,7 @@ def cache(index: Path) -> Path:
     about = About("index", "a" * 64, (16, 32), "30", 1, "32", (2, 2, 4))
     (folder := index.parent / "cache").mkdir()
     with pytest.MonkeyPatch.context() as patch, LatentWriter(folder, about) as writer:
-        patch.setattr(latents, "SHARD_BYTES", 4000)
+        patch.setattr(latent_writer, "SHARD_BYTES", 4000)
         for n, entry in enumerate(entries(index.parent / "clips")):
             marks = (300 * n + np.arange(entry.frames, dtype=np.float32)) / 8
             row = replace(entry, split="val" if n % 6 == 5 else "train")

@@ -16,9 +16,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from drivesim import weights
-from drivesim.data import groups, index, latents, loader, sources
+from drivesim.data import groups, index, latent_writer, latents, loader, sources
 from drivesim.data.index import BOXES, BOXES_SCHEMA, FILES, FILES_SCHEMA, Entry, Index, Rows, Writer
-from drivesim.data.latents import About, LatentCache, LatentData, LatentWriter
+from drivesim.data.latent_windows import LatentData
+from drivesim.data.latent_writer import LatentWriter
+from drivesim.data.latents import About, LatentCache
 from drivesim.data.loader import ClipData, Numbered
 from drivesim.errors import Mistake
 from drivesim.scene import Boxes
@@ -276,7 +278,7 @@ def _black(file: Path, frames: int, size: tuple[int, int]):
 
 
 def test_no_shard_of_a_cache_stays_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(latents, "SHARD_BYTES", 1)
+    monkeypatch.setattr(latent_writer, "SHARD_BYTES", 1)
     monkeypatch.setattr(latents, "LOOKED_AT", 3)
     about = About("index", "a" * 64, (16, 32), "15/8", 1, "32", (2, 2, 4))
     (tmp_path / "cache").mkdir()

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from drivesim.data import latents, store
+from drivesim.data import latent_writer, store
 from drivesim.data.index import Entry
-from drivesim.data.latents import About, LatentCache, LatentData, LatentWriter
+from drivesim.data.latent_windows import LatentData
+from drivesim.data.latent_writer import LatentWriter
+from drivesim.data.latents import About, LatentCache
 from drivesim.errors import Mistake
 from drivesim.jobs.builders.common import cached
 from drivesim.scene import Boxes, frame_boxes
@@ -32,7 +34,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (place / "cache").mkdir()
     draw = np.random.default_rng(0)
     with pytest.MonkeyPatch.context() as patch, LatentWriter(place / "cache", about) as writer:
-        patch.setattr(latents, "SHARD_BYTES", 1000)
+        patch.setattr(latent_writer, "SHARD_BYTES", 1000)
         for n, frames in enumerate((20, 33, 7, 50)):
             entry = Entry(
                 f"{n}", "p", "/", 1, f"{n}", 2, 4, 4, 0, 30, 1, False, 9.0, n % 2 == 0, n, f"clip {n}", "made"

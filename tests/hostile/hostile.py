@@ -147,7 +147,8 @@ def _program(trap: Trap) -> list[str]:
 
 def _objects(trap: Trap) -> list[str]:
     """A latent cache whose numbers are objects."""
-    from drivesim.data.latents import About, LatentWriter
+    from drivesim.data.latent_writer import LatentWriter
+    from drivesim.data.latents import About
 
     folder, index = trap.inside / "latents", trap.inside / "index"
     build(_clips(trap), index)

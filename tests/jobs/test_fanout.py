@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from drivesim import config, weights
-from drivesim.data import latents, video
+from drivesim.data import latent_windows, video
 from drivesim.data.index import Index
 from drivesim.data.latents import ABOUT, LatentCache
 from drivesim.data.writer import Writer
@@ -212,15 +212,15 @@ def test_training_from_the_cache_is_training_from_the_clips(
         Autoencoder.load(models / "autoencoder.safetensors"),
         {e.clip_id: e for e in Index.open(world).entries},
     )
-    real, taken = latents.Latents.__getitem__, {"cache": 0.0, "clips": 0.0}
+    real, taken = latent_windows.Latents.__getitem__, {"cache": 0.0, "clips": 0.0}
 
-    def timed(self: latents.Latents, sample: int) -> dict[str, torch.Tensor]:
+    def timed(self: latent_windows.Latents, sample: int) -> dict[str, torch.Tensor]:
         begin = time.perf_counter()
         item = real(self, sample)
         taken["cache"] += time.perf_counter() - begin
         return item
 
-    def encoded(self: latents.Latents, sample: int) -> dict[str, torch.Tensor]:
+    def encoded(self: latent_windows.Latents, sample: int) -> dict[str, torch.Tensor]:
         item, begin = real(self, sample), time.perf_counter()
         row, first, slack, stride = self.window(sample)
         sequence, rate = self.cache.sequences[row], self.cache.fps / stride
@@ -237,7 +237,7 @@ def test_training_from_the_cache_is_training_from_the_clips(
     words = [*SETTINGS["keyframes"], *LOOP, f"cache={world.parent / 'keyframes-cache'}"]
     words += [f"image={models / 'image.safetensors'}", "loop.steps=8"]
     for name, read in (("cache", timed), ("clips", encoded)):
-        monkeypatch.setattr(latents.Latents, "__getitem__", read)
+        monkeypatch.setattr(latent_windows.Latents, "__getitem__", read)
         weights_of[name] = weights.load(train.run("keyframes", None, words, tmp_path / name, 3))[0]
         rows = (tmp_path / name / "metrics.csv").read_text().splitlines()
         losses[name] = [row.split(",")[rows[0].split(",").index("loss")] for row in rows[1:]]

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from drivesim import weights
-from drivesim.data.latents import LatentCache, LatentData
+from drivesim.data.latent_windows import LatentData
+from drivesim.data.latents import LatentCache
 from drivesim.errors import Mistake
 from drivesim.jobs.preflight import Part
 from drivesim.models.autoencoder import Autoencoder

@@ -7,7 +7,7 @@ from functools import partial
 import torch
 
 from drivesim import config, weights
-from drivesim.data.latents import LatentData
+from drivesim.data.latent_windows import LatentData
 from drivesim.diffusion.distill import DistillConfig
 from drivesim.diffusion.loss import LossConfig
 from drivesim.diffusion.noise import ScheduleConfig
