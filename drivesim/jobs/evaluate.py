@@ -5,20 +5,18 @@ processes or workers as are asked for) and the scores, which are computed from t
 instant, a killed one goes on, and the number of processes does not matter.
 """
 
-import itertools
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from fractions import Fraction
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from drivesim import weights
 from drivesim.data.gather import Source, gather
@@ -27,61 +25,21 @@ from drivesim.errors import Mistake
 from drivesim.jobs import obey, report, wording
 from drivesim.jobs.fanout import Engine
 from drivesim.jobs.foresee import foresee, looked_at
+from drivesim.jobs.instruments import Settings, detector_for, protocol_for, ruler_for
+from drivesim.jobs.measuring import bar_on, both_sides, fan_out, leave_out_failed, measured
 from drivesim.jobs.preflight import Part
 from drivesim.jobs.processes import processes
-from drivesim.metrics import i3d, paired, protocols, published, videomae
-from drivesim.metrics.builtin import NAME as BUILTIN
-from drivesim.metrics.builtin import Builtin, BuiltinFrames
+from drivesim.metrics import paired
 from drivesim.metrics.clipsim import METRIC, Clip
 from drivesim.metrics.detection import Detector
 from drivesim.metrics.drift import width_for
-from drivesim.metrics.features import Extractor
-from drivesim.metrics.inception import Inception
-from drivesim.metrics.measure import Cache, Ruler, Wanted, measure, missing
-from drivesim.metrics.protocols import Protocol
+from drivesim.metrics.measure import Cache, Ruler
 from drivesim.metrics.receipt import Receipt, Score, comparable, refuse_unlike
 from drivesim.metrics.score import collect, receipt_for, scores, too_few
-from drivesim.metrics.survey import Probes, Side, Tally, check_rates, survey
+from drivesim.metrics.survey import Probes, Side, Tally, check_rates
 from drivesim.report import Scores, terminal
-from drivesim.rollout import memory
 
-HANDED_BACK_EVERY = 16  # clips after which freed memory goes back to the system
 SHOWN = 8  # files of one reason that are named on the terminal
-BATCHES = 4  # of clips in a worker's task, at least
-FRAMES_IN_BATCH = {"cpu": 64, "cuda": 256, "mps": 64}
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How ``evaluate`` measures.
-
-    Args:
-        protocol: a name of ``protocols.PROTOCOLS``; None = ``builtin-v1``, or ``paper`` where weights are given.
-        extractor: weight file of the network that the protocol looks through; None = ``builtin-v1``.
-        inception: weight file of FID's Inception; None = ``builtin-v1`` stands in under its own name.
-        fps, clips: in place of the protocol's; the receipt states them.
-        controls: measure also what worthless video scores.
-        window: seconds of a stretch of the drift curve; None = a twelfth of the longest video.
-        cache: folder for features, kept by the content of the video.
-        pairs: also PSNR, SSIM and LPIPS of each generated video against the real one of its name.
-        boxes: also whether traffic is where the boxes say, as ``detector`` sees it.
-        detector: ``detector-v1`` or an ONNX file with its YAML beside it; None = the former.
-        clipsim: folder of CLIP's weights: also how well video goes with its words.
-    """
-
-    protocol: str | None = None
-    extractor: Path | None = None
-    inception: Path | None = None
-    fps: Fraction | None = None
-    clips: int | None = None
-    controls: bool = True
-    window: Fraction | None = None
-    precision: Literal["32", "bf16"] = "32"
-    cache: Path | None = None
-    pairs: bool = False
-    boxes: bool = False
-    detector: str | None = None
-    clipsim: Path | None = None
 
 
 def run(
@@ -116,12 +74,12 @@ def run(
             that do not compare.
     """
     settings, engine = settings or Settings(), engine or Engine()
-    protocol, earlier = _protocol(settings), _earlier(against)
+    protocol, earlier = protocol_for(settings), _earlier(against)
     folder = settings.cache or default_cache()
     with processes(device, devices) as team:
         if engine.far and team.size > 1:
             raise Mistake("the processes are Ray's", where="--devices", mend="leave it out, --workers says how many")
-        ruler, detector = _ruler(protocol, settings, team.device), _detector(settings, team.device)
+        ruler, detector = ruler_for(protocol, settings, team.device), detector_for(settings, team.device)
         clip = Clip(settings.clipsim, team.device) if settings.clipsim else None
         rulers = (ruler, replace(ruler, controls=False))
         console, names = Console(quiet=team.rank > 0), (real, generated)
@@ -141,17 +99,17 @@ def run(
         if dry_run:
             return []
         if engine.far:
-            failed = _fan_out(engine, sides, rulers, folder, settings, device)
+            failed = fan_out(engine, sides, rulers, folder, settings, device)
         else:
             failed = {}
             for name, side, own in zip(("real", "generated"), sides, rulers, strict=True):
                 mine = replace(side, videos=side.videos[team.rank :: team.size])
-                failed |= _measure(name, mine, own, Cache(folder, own), team.cores, console)
+                failed |= measured(name, mine, own, Cache(folder, own), team.cores, console)
         team.meet()
         if team.rank > 0:
             return []
         for side, own in zip(sides, rulers, strict=True):
-            _leave_out_failed(side, own, Cache(folder, own), failed)
+            leave_out_failed(side, own, Cache(folder, own), failed)
         _check(sides, places, ruler, names)
         receipt = receipt_for(ruler, *sides)
         vectors = tuple(collect(side, own, Cache(folder, own)) for side, own in zip(sides, rulers, strict=True))
@@ -188,7 +146,7 @@ def _surveyed(
     places = (gather(names[0]), gather(names[1]))
     pairs = _named_alike(names, places) if settings.pairs else []
     watch = None if detector is None else obey.planned(names, places, obey.is_file(settings.detector), settings.fps)
-    sides = _survey(places, ruler.protocol, probes, readers, console)
+    sides = both_sides(places, ruler.protocol, probes, readers, console)
     _check(sides, places, ruler, names)
     return places, sides, pairs, watch
 
@@ -196,75 +154,6 @@ def _surveyed(
 def default_cache() -> Path:
     """Where features are kept when no folder is named."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "drivesim" / "features"
-
-
-# --- what to measure with ---------------------------------------------------------------------------------------------
-
-
-def _protocol(settings: Settings) -> Protocol:
-    name = settings.protocol or (BUILTIN if settings.extractor is None else "paper")
-    protocol = protocols.named(name, settings.fps, settings.clips)
-    if protocol.extractor == BUILTIN and settings.extractor is not None:
-        raise Mistake(f"protocol '{name}' brings its own network", where="--extractor", mend="name another --protocol")
-    return protocol
-
-
-def _ruler(protocol: Protocol, settings: Settings, device: torch.device) -> Ruler:
-    """The networks on ``device``; a batch holds as many frames as that kind of device likes, always the same."""
-    try:
-        clip = _clip_network(protocol, settings, device)
-        frame: Extractor = Inception(settings.inception, device) if settings.inception else BuiltinFrames(device)
-    except (RuntimeError, AssertionError) as problem:
-        words = str(problem).splitlines()[0]
-        raise Mistake(f"the device cannot be used: {words}", where=f"--device {device}") from None
-    batch = max(1, FRAMES_IN_BATCH.get(device.type, 64) // protocol.frames)
-    return Ruler(protocol, clip, frame, settings.controls, batch, f"{settings.precision} {device.type}")
-
-
-def _detector(settings: Settings, device: torch.device) -> Detector | None:
-    if settings.boxes:
-        return obey.detector(settings.detector, device)
-    if settings.detector is not None:
-        raise Mistake("has no meaning without --boxes", where="--detector")
-    return None
-
-
-def _clip_network(protocol: Protocol, settings: Settings, device: torch.device) -> Extractor:
-    if protocol.extractor == BUILTIN:
-        if settings.precision != "32":
-            raise Mistake(f"{BUILTIN} runs in float32 alone", where="--precision")
-        return Builtin(device)
-    if settings.extractor is None:
-        raise Mistake(
-            f"protocol '{protocol.name}' looks through {protocol.extractor}, whose weights are not shipped",
-            where="--extractor",
-            mend=published.wanted(i3d.KNOWN if protocol.extractor == "i3d" else videomae.KNOWN),
-        )
-    if protocol.extractor == "videomae":
-        if settings.precision != "32":
-            raise Mistake("VideoMAE runs in float32 alone", where="--precision")
-        return videomae.VideoMAE(settings.extractor, device, protocol.resize)
-    return i3d.I3D(settings.extractor, device, protocol.resize, protocol.epsilon, settings.precision)
-
-
-# --- the pass ---------------------------------------------------------------------------------------------------------
-
-
-def _survey(
-    places: tuple[list[Source], list[Source]], protocol: Protocol, probes: Probes, readers: int, console: Console
-) -> tuple[Side, Side]:
-    found = []
-    for name, sources in zip(("real", "generated"), places, strict=True):
-        with _bar(console) as bar:
-            task = bar.add_task(f"{name}: looking", total=len(sources))
-
-            def counted(done: Iterable[Any], bar: Progress = bar, task: Any = task) -> Iterator[Any]:
-                for one in done:
-                    yield one
-                    bar.advance(task)
-
-            found.append(survey(sources, protocol, probes, readers, counted))
-    return found[0], found[1]
 
 
 def _check(sides: tuple[Side, Side], places: tuple[list[Any], list[Any]], ruler: Ruler, names: Sequence[Any]) -> None:
@@ -275,91 +164,6 @@ def _check(sides: tuple[Side, Side], places: tuple[list[Any], list[Any]], ruler:
         too_few(side, ruler, len(sources), where)
     if ruler.protocol.fps is None:
         check_rates(*sides)
-
-
-def _measure(name: str, side: Side, ruler: Ruler, cache: Cache, readers: int, console: Console) -> dict[str, str]:
-    """Why a video could not be decoded, by its hash; all else is in the cache now."""
-    todo = [left for wanted in side.videos if (left := missing(wanted, cache)).clips]
-    clips = sum(len(wanted.clips) for wanted in todo)
-    if not clips:
-        return {}
-    with _bar(console) as bar:
-        task, finished = bar.add_task(f"{name}: measuring clips", total=clips), itertools.count(1)
-
-        def done(clips: int) -> None:
-            bar.advance(task, clips)
-            if next(finished) % HANDED_BACK_EVERY == 0:
-                memory.hand_back()
-
-        return measure(todo, ruler, cache, readers, done)
-
-
-@dataclass(frozen=True)
-class Batch:
-    """A worker's task: some videos of a side, which is measured with ``controls`` or without."""
-
-    videos: tuple[Wanted, ...]
-    controls: bool
-
-
-@dataclass(frozen=True)
-class Measurer:
-    """What does it: features of videos into the cache in ``folder``, which all workers see."""
-
-    protocol: Protocol
-    settings: Settings
-    device: str
-    folder: Path
-
-    @cached_property
-    def ruler(self) -> Ruler:
-        return _ruler(self.protocol, self.settings, torch.device(self.device))
-
-    def __call__(self, batch: Batch) -> dict[str, str]:
-        """Why a video could not be decoded, by its hash."""
-        ruler = replace(self.ruler, controls=batch.controls)
-        failed = measure(batch.videos, ruler, Cache(self.folder, ruler), 1, lambda clips: None)
-        memory.hand_back()
-        return failed
-
-
-def _fan_out(
-    engine: Engine, sides: tuple[Side, Side], rulers: Sequence[Ruler], folder: Path, settings: Settings, device: str
-) -> dict[str, str]:
-    """Why videos could not be decoded, by their hashes; all else is in the cache now."""
-    todo = [batch for side, own in zip(sides, rulers, strict=True) for batch in _batches(side, own, folder)]
-    if not todo:
-        return {}
-    work = Measurer(rulers[0].protocol, settings, torch.device(device).type, folder.absolute())
-    with engine.crew(device) as crew:
-        found = crew.map(work, todo, "batches of videos", lambda batch: batch.videos[0].source.file)
-        return {clip_id: reason for failed in found for clip_id, reason in failed.items()}
-
-
-def _batches(side: Side, ruler: Ruler, folder: Path) -> Iterator[Batch]:
-    """What is not in the cache, so many videos together that the last batch of clips, which is padded, is one of a
-    few."""
-    held, cache = list[Wanted](), Cache(folder, ruler)
-    for wanted in side.videos:
-        if (left := missing(wanted, cache)).clips:
-            held.append(left)
-        if sum(len(each.clips) for each in held) >= BATCHES * ruler.batch:
-            yield Batch(tuple(held), ruler.controls)
-            held = []
-    if held:
-        yield Batch(tuple(held), ruler.controls)
-
-
-def _leave_out_failed(side: Side, ruler: Ruler, cache: Cache, failed: dict[str, str]) -> None:
-    """Videos whose clips are still missing could not be decoded; those of other processes are tried once more, for the
-    reason."""
-    todo = [left for wanted in side.videos if (left := missing(wanted, cache)).clips]
-    unknown = [wanted for wanted in todo if wanted.clip_id not in failed]
-    reasons = failed | (measure(unknown, ruler, cache, 1, lambda count: None) if unknown else {})
-    for wanted in [wanted for wanted in side.videos if wanted.clip_id in {left.clip_id for left in todo}]:
-        if wanted.clip_id in reasons:
-            side.videos.remove(wanted)
-            side.left_out.add(reasons[wanted.clip_id], wanted.source.file)
 
 
 def _named_alike(
@@ -388,7 +192,7 @@ def _pairs(
     """
     called, look = paired.perceptual(device)
     found, left_out = [], Tally()
-    with _bar(console) as bar:
+    with bar_on(console) as bar:
         for real, generated in bar.track(pairs, description="pairs"):
             try:
                 found.append(paired.compare(real, generated, settings.fps, device, look))
@@ -404,7 +208,7 @@ def _pairs(
 
 
 def _obedience(watch: obey.Plan, detector: Detector, settings: Settings, console: Console) -> list[Score]:
-    with _bar(console) as bar:
+    with bar_on(console) as bar:
         task = bar.add_task(f"frames before {detector.name}", total=watch.frames)
         found = obey.measured(watch, detector, settings.window, lambda frames: bar.advance(task, frames))
     if not found:
@@ -413,21 +217,9 @@ def _obedience(watch: obey.Plan, detector: Detector, settings: Settings, console
 
 
 def _words(told: wording.Plan, clip: Clip, folder: Path, settings: Settings, console: Console) -> list[Score]:
-    with _bar(console) as bar:
+    with bar_on(console) as bar:
         task = bar.add_task(f"videos before {clip.name}", total=told.count)
         return wording.measured(told, clip, folder, settings.fps, lambda videos: bar.advance(task, videos))
-
-
-def _bar(console: Console) -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    return Progress(
-        *columns,
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    )
 
 
 # --- what is said and written -----------------------------------------------------------------------------------------

@@ -15,9 +15,9 @@ import torch
 from drivesim.data.gather import gather
 from drivesim.data.video import Writer
 from drivesim.errors import Mistake
-from drivesim.jobs import evaluate, index
+from drivesim.jobs import evaluate, index, instruments
 from drivesim.jobs.evaluate import Settings
-from drivesim.metrics import measure, survey
+from drivesim.metrics import measure, protocols, survey
 from drivesim.metrics.survey import EXAMPLES
 from drivesim.world import render
 from tests.data.bad import BAD, as_user
@@ -215,8 +215,8 @@ def test_scores_of_other_receipts_are_refused_with_the_field_that_differs(drives
 def test_at_their_own_rates_both_sides_must_run_alike(drives, tmp_path, monkeypatch):
     write(tmp_path / "a.mp4", 40, Fraction(30))
     write(tmp_path / "b.mp4", 40, Fraction(30), first=5)
-    protocol = evaluate.protocols.Protocol("own", "builtin-v1", resize="")
-    monkeypatch.setitem(evaluate.protocols.PROTOCOLS, "own", protocol)
+    protocol = protocols.Protocol("own", "builtin-v1", resize="")
+    monkeypatch.setitem(protocols.PROTOCOLS, "own", protocol)
     with pytest.raises(Mistake, match="real video runs at 15 frames a second, generated at 30"):
         evaluate.run(drives / "real", tmp_path, settings=Settings(protocol="own", cache=tmp_path / "cache"))
     write(tmp_path / "slow.mp4", 40, FPS)
@@ -290,10 +290,10 @@ def test_one_process_two_and_a_killed_one_give_the_same_bits(tmp_path):
 def test_the_order_of_videos_and_the_readers_do_not_matter(drives, tmp_path):
     found = {}
     for readers in (1, 3):
-        ruler = evaluate._ruler(evaluate.protocols.named("builtin-v1", FPS), Settings(), torch.device("cpu"))
-        probes, cache = evaluate.Probes(tmp_path / f"{readers}"), evaluate.Cache(tmp_path / f"{readers}", ruler)
+        ruler = instruments.ruler_for(protocols.named("builtin-v1", FPS), Settings(), torch.device("cpu"))
+        probes, cache = survey.Probes(tmp_path / f"{readers}"), measure.Cache(tmp_path / f"{readers}", ruler)
         sources = [*gather(drives / "real"), *gather(drives / "other")][:: 1 if readers == 1 else -1]
-        side = evaluate.survey(sources, ruler.protocol, probes, readers)
+        side = survey.survey(sources, ruler.protocol, probes, readers)
         assert not measure.measure(side.videos, ruler, cache, readers, lambda count: None)
         found[readers] = [cache.load(wanted.clip_id) for wanted in side.videos]
     for one, other in zip(found[1], found[3], strict=True):
