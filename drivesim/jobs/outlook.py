@@ -40,6 +40,8 @@ def foresee(rollouts: Sequence[Rollout], out: Path, room: Room) -> Estimate:
         parts += [Part(name, sum(each[name] for each in calls), taken) for name, taken in found.seconds.items()]
     parts.sort(key=lambda part: -part.calls * part.seconds)
     written = f"{frames} frames at about {BITS} bits a pixel, in segments and as a whole, and what windows leave"
+    if peaks:
+        peaks.append(memory.peak_bytes(rollouts[0].stack.device))  # weights were held beside their files to be loaded
     return Estimate("generate", tuple(parts), max(peaks, default=None), disk, written)
 
 

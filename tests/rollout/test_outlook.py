@@ -44,8 +44,11 @@ class Fake:
         made.by_area.setdefault(probe.name, {})[area] = (100 + self.mib.get(probe.name, 1) * area) * MIB
 
 
-def test_calls_times_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("loading", [20, 1000])
+def test_calls_times_seconds(monkeypatch: pytest.MonkeyPatch, loading: int) -> None:
+    """And the memory of the largest call, or of the loading of the weights where that took more."""
     Fake(monkeypatch, {"upsample": 3})
+    monkeypatch.setattr(outlook.memory, "peak_bytes", lambda device: loading * MIB)
     one, two = rollout(), rollout(seconds=9)
     estimate = outlook.foresee([one, two], Path("out"), PLENTY)
     wanted = {
@@ -54,7 +57,7 @@ def test_calls_times_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
     }
     assert {part.name: (part.calls, part.seconds) for part in estimate.parts} == wanted
     assert estimate.seconds == sum(calls * seconds for calls, seconds in wanted.values())
-    assert estimate.peak == 148 * MIB
+    assert estimate.peak == max(148, loading) * MIB
     height, width = one.course.size
     frames = one.plan.total + two.plan.total
     states = sum(outlook._state(each) * each.plan.count for each in (one, two))
