@@ -48,35 +48,54 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Roller:
-    """What does a task in a worker.
-
-    Args:
-        weights, device, precision, compiled, backbone, temporal: see ``run``.
-        settings, export, parent, at, keep: see ``run``, too.
-        command: a word that no other command has; see ``journal.owned``.
-    """
+class Models:
+    """Which weights, and how they are called: what every worker loads for itself. See ``stack.load``."""
 
     weights: Path
     device: str
     precision: str
-    compiled: bool
     backbone: Path | None
     temporal: str | None
+    compiled: bool
+
+    def load(self) -> Stack:
+        return stacks.load(self.weights, self.device, self.precision, self.backbone, self.temporal, self.compiled)
+
+
+@dataclass(frozen=True)
+class Parting:
+    """Where a branch parts from its run, and whether it keeps what does not change: see ``branch.part``."""
+
+    parent: Path
+    at: Fraction
+    keep: bool
+
+    def branch(self) -> Branch:
+        return part(self.parent, self.at, self.keep)
+
+
+@dataclass(frozen=True)
+class Roller:
+    """What does a task in a worker.
+
+    Args:
+        settings, export: see ``run``. ``parting``: of a branch.
+        command: a word that no other command has; see ``journal.owned``.
+    """
+
+    models: Models
     settings: tuple[str, ...]
     export: str | None
-    parent: Path | None
-    at: Fraction | None
-    keep: bool
+    parting: Parting | None
     command: str
 
     @cached_property
     def stack(self) -> Stack:
-        return stacks.load(self.weights, self.device, self.precision, self.backbone, self.temporal, self.compiled)
+        return self.models.load()
 
     def __call__(self, task: Task) -> list[str]:
         """Makes or finishes the video, whether its folder was free is known already; returns what is said of it."""
-        branch = None if self.parent is None or self.at is None else part(self.parent, self.at, self.keep)
+        branch = self.parting.branch() if self.parting else None
         settings = branch.settings if branch else config.load(RolloutConfig, None, list(self.settings))
         rollout = _prepared(self.stack, task, settings, branch)
         told: dict[str, Any] = {"argv": sys.argv, "title": task.title, "export": _formats(self.export)}
@@ -136,7 +155,8 @@ def run(
         Interrupted: asked to stop; ``resume`` goes on.
     """
     rollout_config, formats, branch = config.load(RolloutConfig, None, settings or []), _formats(export), None
-    if parent is None or at is None:
+    parting = None if parent is None or at is None else Parting(parent, at, keep)
+    if parting is None:
         _check_from(parent, at, edit, keep)
         found = {
             name: _with_options(each, opening, minutes, seeds or [], size, fps, keep_opening, prompt, temporal_prompt)
@@ -147,14 +167,15 @@ def run(
             scenario=scenario, opening=opening, minutes=minutes, size=size, fps=fps, keep_opening=keep_opening,
             settings=settings, prompt=prompt, temporal_prompt=temporal_prompt,
         )  # fmt: skip
-        branch, scenario = part(parent, at, keep), edit
+        branch, scenario = parting.branch(), edit
         found, rollout_config = {"": _future(branch, edit, seeds or [])}, branch.settings
     if export is not None and formats and all(each.boxes == "unknown" for each in found.values()):
         mend = "a scenario with boxes: none, or boxes: tracks; or leave --export out"
         raise Mistake("there are no boxes to write: they are unknown", where="--export", mend=mend)
     _check_free(out, found, resume)
+    models = Models(weights, device, precision, backbone, temporal, compiled)
     with Log() as log:
-        stack = stacks.load(weights, device, precision, backbone, temporal, compiled)
+        stack = models.load()
         for name, each in found.items():
             if each.boxes != "unknown" and stack.boxed is None:
                 what = f"boxes: {each.boxes}, and these weights take no boxes"
@@ -177,10 +198,8 @@ def run(
                 return []
             if crew.far:
                 del stack, rollouts, left  # each worker has its own
-                kind = torch.device(device).type
-                given, command = tuple(settings or ()), uuid4().hex
-                how = (precision, compiled, backbone, temporal)
-                roller = Roller(weights, kind, *how, given, export, parent, at, keep, command)
+                there = replace(models, device=torch.device(device).type)  # which of its devices, Ray says
+                roller = Roller(there, tuple(settings or ()), export, parting, uuid4().hex)
                 for lines in crew.map(roller, tasks, "scenarios", lambda task: task.folder):
                     _say(lines)
             else:
