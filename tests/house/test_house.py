@@ -29,7 +29,11 @@ ROWS = (
     {"errors"},
 )
 LEAVES = ROWS[-2] | ROWS[-1]
-ENTRY_POINTS = {"drivesim.cli", "drivesim.metrics.fvd"}  # the command, and the metric that others' code imports
+ENTRY_POINTS = {
+    "drivesim.cli",
+    "drivesim.cli.__main__",
+    "drivesim.metrics.fvd",
+}  # the command, and the metric that others' code imports
 
 
 def name_of(file: Path) -> str:

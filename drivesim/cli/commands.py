@@ -1,57 +1,34 @@
-"""The ``drivesim`` command: parses, then calls one function of ``drivesim.jobs``.
+"""The commands of ``drivesim``: of each its options, and the job that it calls.
 
-Nothing heavy is imported before a job is chosen, so that ``--help`` and mistakes answer at once. Options come in any
-order, also between ``key=value`` overrides. A mistake is one to three lines on stderr, status 2, never a page of usage.
+Nothing heavy is imported before a job is chosen.
 """
 
 import argparse
-import errno
 import json
-import math
 import os
-import re
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, NoReturn
 
-from drivesim import __version__
-from drivesim.errors import EXIT_DEFECT, EXIT_DONE, EXIT_INTERRUPTED, EXIT_MISTAKE, Interrupted, Mistake, nearest
-
-REFUSED = {errno.ENAMETOOLONG, errno.EACCES, errno.EPERM, errno.EROFS, errno.ELOOP, errno.ENOTDIR}
-"""What the system says of a path that only the user can mend."""
-OVERRIDE = re.compile(r"[A-Za-z_]\w*(\.\w+)*=")
-
-
-class Parser(argparse.ArgumentParser):
-    """Of one command; what argparse would exit on is raised as ``Mistake``."""
-
-    def error(self, message: str) -> NoReturn:
-        required = message.partition("the following arguments are required: ")[2]
-        what, mend = message.removeprefix("argument "), f"'{self.prog} --help' shows how it is used"
-        if wrong := re.fullmatch(r"(\S+): invalid choice: '(.*)' \(choose from (.*)\)", what):
-            what, mend = f"{wrong[1]}: '{wrong[2]}' is not known", nearest(wrong[2], re.findall(r"[\w-]+", wrong[3]))
-        raise Mistake(f"{required} is required" if required else what, where=self.name, mend=mend)
-
-    @property
-    def name(self) -> str:
-        return self.prog.removeprefix("drivesim ")
-
-    def read(self, words: Sequence[str]) -> argparse.Namespace:
-        """The arguments, options in any order.
-
-        Raises:
-            Mistake: an unknown option (with the nearest real one), a value that does not fit.
-        """
-        known = self._option_string_actions
-        for word in words:
-            option = word.partition("=")[0]
-            if option.startswith("-") and option not in known and not re.fullmatch(r"-|-[\d.].*", option):
-                names = [name for name in known if name.startswith("--")]
-                raise Mistake(f"unknown option '{option}'", where=self.name, mend=nearest(option, names))
-        return self.parse_intermixed_args(list(words))
+from drivesim.cli.arguments import (
+    Parser,
+    chosen_device,
+    chosen_engine,
+    count,
+    device_option,
+    dry_run_option,
+    engine_options,
+    file_and_overrides,
+    fps_option,
+    minutes,
+    out_option,
+    paths,
+    seconds,
+    seed,
+    size,
+)
+from drivesim.errors import Mistake
 
 
 @dataclass(frozen=True)
@@ -80,214 +57,6 @@ class Command:
         return parser
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command; returns its exit status (see ``errors``)."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    try:
-        return _dispatch([word for word in words if word != "--debug"])
-    except (KeyboardInterrupt, Interrupted) as stop:
-        resumable = bool({"train", "encode", "generate"} & set(words[:1]))
-        mend = "the same command with --resume goes on" if resumable else "what was written so far is in --out"
-        return _failed(stop, EXIT_INTERRUPTED, f"interrupted; {str(stop) or mend}", words)
-    except Mistake as mistake:
-        return _failed(mistake, EXIT_MISTAKE, "\n".join(str(mistake).splitlines()[:3]), words)
-    except Exception as defect:
-        if isinstance(defect, OSError) and defect.errno in REFUSED and defect.filename is not None:
-            return _failed(defect, EXIT_MISTAKE, str(Mistake(f"{defect.strerror}", where=defect.filename)), words)
-        what = f"a defect of drivesim: {type(defect).__name__}: {' '.join(str(defect).split())[:300]}"
-        return _failed(defect, EXIT_DEFECT, f"{what} (run with --debug for the traceback)", words)
-
-
-def _failed(problem: BaseException, status: int, text: str, words: list[str]) -> int:
-    if "--debug" in words:
-        import traceback
-
-        traceback.print_exception(problem)
-    print(f"drivesim: {text}", file=sys.stderr)
-    return status
-
-
-def _dispatch(words: list[str]) -> int:
-    if not words:
-        raise Mistake("a command is expected", mend=f"one of {', '.join(COMMANDS)}; 'drivesim --help' explains them")
-    name, rest = words[0], words[1:]
-    if name in ("-h", "--help", "help"):
-        print(_overview())
-    elif name == "--version":
-        print(f"drivesim {__version__}")
-    elif name.startswith("-"):
-        raise Mistake(f"unknown option '{name}'", mend=nearest(name, ("--help", "--version", "--debug")))
-    elif name not in COMMANDS:
-        raise Mistake(f"unknown command '{name}'", mend=nearest(name, COMMANDS))
-    else:
-        parser = COMMANDS[name].parser(name)
-        if "-h" in rest or "--help" in rest:
-            parser.print_help()
-        else:
-            COMMANDS[name].run(parser.read(rest))
-    return EXIT_DONE
-
-
-def _overview() -> str:
-    rows = [f"  {name:<10}{command.summary}" for name, command in COMMANDS.items()]
-    return "\n".join(
-        [
-            "usage: drivesim COMMAND ...",
-            "",
-            "Driving video from a Video Latent Diffusion Model: trained from scratch, rolled out for minutes, scored.",
-            "",
-            *rows,
-            "",
-            "'drivesim COMMAND --help' shows its options and an example. --debug shows the traceback of an error.",
-            "exit status: 0 done; 1 a defect of drivesim; 2 a mistake in the request; 75 interrupted, can be resumed",
-        ]
-    )
-
-
-# --- values -----------------------------------------------------------------------------------------------------------
-
-
-def size(text: str) -> tuple[int, int]:
-    """``HxW`` in pixels."""
-    match = re.fullmatch(r"([1-9]\d*)[xX]([1-9]\d*)", text)
-    if not match:
-        raise argparse.ArgumentTypeError(f"'{text}' is not HEIGHTxWIDTH in pixels, for example 256x512")
-    return int(match[1]), int(match[2])
-
-
-def rate(text: str) -> Fraction:
-    """Frames per second: a whole number, a fraction or a decimal, kept exactly."""
-    try:
-        value = Fraction(text)
-    except (ValueError, ZeroDivisionError):
-        value = Fraction(0)
-    if value <= 0:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a frame rate, for example 30, 15/8 or 7.5")
-    return value
-
-
-def seed(text: str) -> int:
-    if not re.fullmatch(r"\d{1,18}", text):
-        raise argparse.ArgumentTypeError(f"'{text}' is not a seed: a whole number from 0")
-    return int(text)
-
-
-def count(text: str) -> int:
-    if not re.fullmatch(r"[1-9]\d{0,8}", text):
-        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number from 1")
-    return int(text)
-
-
-def minutes(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a length in minutes, for example 2 or 0.5")
-    return value
-
-
-def seconds(text: str) -> Fraction:
-    """A length, kept exactly."""
-    try:
-        value = Fraction(text)
-    except (ValueError, ZeroDivisionError):
-        value = Fraction(0)
-    if value <= 0:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a length in seconds, for example 4 or 2.5")
-    return value
-
-
-def device(text: str) -> str:
-    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", text):
-        raise argparse.ArgumentTypeError(f"'{text}' is not a device: auto, cpu, mps, cuda or cuda:N")
-    return text
-
-
-def _chosen(name: str) -> str:
-    """``auto`` is the GPU where there is one; a device that is absent is a mistake now rather than an error later. On a
-    CPU the process keeps its memory from here on."""
-    import torch
-
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cpu":
-        from drivesim.rollout import memory
-
-        memory.keep()
-    count = torch.cuda.device_count() if name.startswith("cuda") else int(torch.backends.mps.is_available())
-    if name != "cpu" and int(name.partition(":")[2] or 0) >= count:
-        raise Mistake(f"--device {name}: there is no such device here", mend="'drivesim doctor' lists them")
-    return name
-
-
-def _paths(args: argparse.Namespace, *names: str) -> list[Path]:
-    """The words of the command, which must be as many as ``names``."""
-    expected = f"expected: {' '.join(['drivesim', args.command, *names])}"
-    if len(args.words) > len(names):
-        raise Mistake(f"unexpected argument '{args.words[len(names)]}'", where=args.command, mend=expected)
-    if len(args.words) < len(names):
-        raise Mistake(f"{names[len(args.words)]} is missing", where=args.command, mend=expected)
-    return [Path(word) for word in args.words]
-
-
-def _file_and_overrides(words: Sequence[str], what: str) -> tuple[Path | None, list[str]]:
-    """At most one file among ``key=value`` overrides, in any order."""
-    overrides = [word for word in words if OVERRIDE.match(word)]
-    files = [word for word in words if not OVERRIDE.match(word)]
-    for word in files:
-        if re.fullmatch(r"[a-z]\w*(\.[a-z]\w*)+", word) and Path(word).suffix not in (".yaml", ".yml"):
-            if not Path(word).exists():
-                raise Mistake("no such file", where=word, mend=f"a setting has a value: {word}=VALUE")
-    if len(files) > 1:
-        raise Mistake(f"unexpected argument '{files[1]}'", mend=f"expected: one {what}, then overrides as key=value")
-    return (Path(files[0]) if files else None), overrides
-
-
-# --- options that several commands share ------------------------------------------------------------------------------
-
-
-def _out(parser: Parser, default: str) -> None:
-    parser.add_argument("--out", type=Path, metavar="DIR", help=f"folder that is written (default {default})")
-
-
-def _device(parser: Parser) -> None:
-    parser.add_argument("--device", type=device, default="auto", help="auto (default), cpu, mps, cuda or cuda:N")
-
-
-def _dry_run(parser: Parser) -> None:
-    parser.add_argument(
-        "--dry-run",
-        action="store_true",
-        help="print time, memory, disk and the largest setting that fits, from a few measured steps, and stop",
-    )
-
-
-def _engine(parser: Parser, what: str, threads: bool = True) -> None:
-    text = f"who does it: process (default), this one; ray, many workers, {what} a task (docs/scale.md)"
-    parser.add_argument("--engine", choices=("process", "ray"), default="process", help=text)
-    parser.add_argument("--workers", type=count, metavar="N", help="that Ray starts here (default: as many as fit)")
-    parser.add_argument("--ray-address", default="", metavar="HOST:PORT", help="a Ray cluster (default $RAY_ADDRESS)")
-    if threads:
-        parser.add_argument(
-            "--threads", type=count, metavar="N", help="of a process on a CPU (default: all; of Ray, 1)"
-        )
-
-
-def _chosen_engine(args: argparse.Namespace) -> Any:
-    from drivesim.jobs.fanout import Engine
-
-    return Engine(args.engine, args.workers, args.ray_address, vars(args).get("threads"))
-
-
-def _fps(parser: Parser, text: str, **kwargs: Any) -> None:
-    parser.add_argument("--fps", type=rate, metavar="R", help=f"{text}, exact: 30, 15/8, 7.5", **kwargs)
-
-
-# --- commands ---------------------------------------------------------------------------------------------------------
-
-
 def _index_options(parser: Parser) -> None:
     parser.add_argument("--recipe", type=Path, metavar="FILE", help="layout, split, labels and licence of the source")
     parser.add_argument("--labels", type=Path, metavar="PLACE", help="label file or folder: boxes by the clips' names")
@@ -299,13 +68,13 @@ def _index_options(parser: Parser) -> None:
     parser.add_argument(
         "--join", type=Path, action="append", metavar="INDEX", help="SOURCE is an index; one of both, or of more"
     )
-    _out(parser, "runs/index")
+    out_option(parser, "runs/index")
 
 
 def _index(args: argparse.Namespace) -> None:
     from drivesim.jobs import index
 
-    (source,) = _paths(args, "SOURCE")
+    (source,) = paths(args, "SOURCE")
     if args.join:
         for name in ("recipe", "labels", "format", "captions"):
             if getattr(args, name) is not None:
@@ -319,7 +88,7 @@ def _encode_options(parser: Parser) -> None:
     parser.add_argument(
         "--weights", type=Path, required=True, metavar="DIR", help="folder with autoencoder.safetensors"
     )
-    _fps(parser, "frame rate of the latents (default 15/8, that of key-frames)", default=Fraction(15, 8))
+    fps_option(parser, "frame rate of the latents (default 15/8, that of key-frames)", default=Fraction(15, 8))
     parser.add_argument("--size", type=size, required=True, metavar="HxW", help="height and width in pixels")
     parser.add_argument(
         "--phases", type=count, default=1, metavar="N", help="sequences per clip, evenly set off (default 1)"
@@ -329,17 +98,17 @@ def _encode_options(parser: Parser) -> None:
     parser.add_argument(
         "--resume", action="store_true", help="go on with what an encoding that was stopped left in --out"
     )
-    _engine(parser, "a shard of the cache")
-    _dry_run(parser)
-    _out(parser, "runs/latents")
-    _device(parser)
+    engine_options(parser, "a shard of the cache")
+    dry_run_option(parser)
+    out_option(parser, "runs/latents")
+    device_option(parser)
 
 
 def _encode(args: argparse.Namespace) -> None:
     from drivesim.jobs import encode
 
-    (index,) = _paths(args, "INDEX")
-    out, device = args.out or Path("runs/latents"), _chosen(args.device)
+    (index,) = paths(args, "INDEX")
+    out, device = args.out or Path("runs/latents"), chosen_device(args.device)
     encode.run(
         index,
         args.weights,
@@ -352,7 +121,7 @@ def _encode(args: argparse.Namespace) -> None:
         batch=args.batch,
         resume=args.resume,
         dry_run=args.dry_run,
-        engine=_chosen_engine(args),
+        engine=chosen_engine(args),
     )
 
 
@@ -364,16 +133,16 @@ def _train_options(parser: Parser) -> None:
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in --out")
     parser.add_argument("--print-config", action="store_true", help="print every value that results, and stop")
     parser.add_argument("--devices", type=count, default=1, metavar="N", help="processes, a device each (default 1)")
-    _dry_run(parser)
-    _out(parser, "runs/STAGE")
-    _device(parser)
+    dry_run_option(parser)
+    out_option(parser, "runs/STAGE")
+    device_option(parser)
 
 
 def _train(args: argparse.Namespace) -> None:
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # before torch: DDP's advice that no user can act on
     if not args.words:
         raise Mistake("STAGE is missing", mend="for example: drivesim train autoencoder configs/tiny/autoencoder.yaml")
-    stage, (file, overrides) = args.words[0], _file_and_overrides(args.words[1:], "CONFIG")
+    stage, (file, overrides) = args.words[0], file_and_overrides(args.words[1:], "CONFIG")
     told = {"pictures": args.subject, "prompt": args.prompt, "class_prompt": args.class_prompt}
     told = {key: value for key, value in told.items() if value is not None}
     if told and stage != "image":
@@ -382,7 +151,7 @@ def _train(args: argparse.Namespace) -> None:
     from drivesim.jobs import train
 
     out = args.out or Path("runs") / stage
-    device = _chosen(args.device)
+    device = chosen_device(args.device)
     more = args.resume, args.print_config, args.dry_run, args.devices
     train.run(stage, file, overrides, out, args.seed, device, *more)
 
@@ -402,7 +171,7 @@ def _generate_options(parser: Parser) -> None:
     parser.add_argument("--minutes", type=minutes, metavar="M", help="length of the video")
     parser.add_argument("--seed", type=seed, action="append", metavar="S", help="repeat it for several futures")
     parser.add_argument("--size", type=size, metavar="HxW", help="height and width (default: the largest made)")
-    _fps(parser, "frame rate of the video (default: the highest that models make)")
+    fps_option(parser, "frame rate of the video (default: the highest that models make)")
     parser.add_argument(
         "--export", metavar="F[,F]", help="label formats of the boxes: all (default), none, or some: bdd100k,coco"
     )
@@ -415,14 +184,14 @@ def _generate_options(parser: Parser) -> None:
     parser.add_argument(
         "--compile", action="store_true", help="compile the denoisers: minutes the first time, one after"
     )
-    _engine(parser, "a scenario and seed")
-    _dry_run(parser)
-    _out(parser, "runs/rollout")
-    _device(parser)
+    engine_options(parser, "a scenario and seed")
+    dry_run_option(parser)
+    out_option(parser, "runs/rollout")
+    device_option(parser)
 
 
 def _generate(args: argparse.Namespace) -> None:
-    scenario, settings = _file_and_overrides(args.words, "SCENARIO")
+    scenario, settings = file_and_overrides(args.words, "SCENARIO")
     from drivesim.jobs import generate
 
     generate.run(
@@ -434,7 +203,7 @@ def _generate(args: argparse.Namespace) -> None:
         seeds=args.seed or [],
         size=args.size,
         fps=args.fps,
-        device=_chosen(args.device),
+        device=chosen_device(args.device),
         resume=args.resume,
         settings=settings,
         precision=args.precision,
@@ -450,7 +219,7 @@ def _generate(args: argparse.Namespace) -> None:
         temporal_prompt=args.temporal_prompt,
         backbone=args.backbone,
         temporal=args.temporal,
-        engine=_chosen_engine(args),
+        engine=chosen_engine(args),
     )
 
 
@@ -458,7 +227,7 @@ def _evaluate_options(parser: Parser) -> None:
     parser.add_argument("--protocol", metavar="NAME", help="preset: builtin-v1 (default), paper, styleganv, tf1, ...")
     parser.add_argument("--extractor", type=Path, metavar="FILE", help="weights of I3D or VideoMAE, as published")
     parser.add_argument("--inception", type=Path, metavar="FILE", help="weights of FID's Inception, as published")
-    _fps(parser, "take clips at this rate instead of the protocol's")
+    fps_option(parser, "take clips at this rate instead of the protocol's")
     parser.add_argument("--clips", type=count, metavar="N", help="most clips of a side, instead of the protocol's")
     parser.add_argument("--no-controls", action="store_true", help="leave out what frozen and shuffled clips score")
     parser.add_argument("--pairs", action="store_true", help="also PSNR, SSIM, LPIPS of videos with the same name")
@@ -474,13 +243,13 @@ def _evaluate_options(parser: Parser) -> None:
     )
     parser.add_argument("--cache", type=Path, metavar="DIR", help="features by content (default ~/.cache/drivesim)")
     parser.add_argument("--devices", type=count, default=1, metavar="N", help="processes, a device each (default 1)")
-    _engine(parser, "a few videos", threads=False)
-    _dry_run(parser)
-    _device(parser)
+    engine_options(parser, "a few videos", threads=False)
+    dry_run_option(parser)
+    device_option(parser)
 
 
 def _evaluate(args: argparse.Namespace) -> None:
-    real, generated = _paths(args, "REAL", "GENERATED")
+    real, generated = paths(args, "REAL", "GENERATED")
     from drivesim.jobs import evaluate
 
     settings = evaluate.Settings(
@@ -498,10 +267,10 @@ def _evaluate(args: argparse.Namespace) -> None:
         detector=args.detector,
         clipsim=args.clipsim,
     )
-    device = _chosen(args.device)
+    device = chosen_device(args.device)
     evaluate.run(
         real, generated, args.out, args.json, settings, device, args.devices, args.against, args.dry_run,
-        _chosen_engine(args),
+        chosen_engine(args),
     )  # fmt: skip
 
 
@@ -509,7 +278,7 @@ def _compare_options(parser: Parser) -> None:
     parser.add_argument("--pairs", type=count, metavar="N", help="most pairs of clips (default 100)")
     parser.add_argument("--seconds", type=seconds, metavar="S", help="length of each clip (default 4)")
     parser.add_argument("--size", type=size, metavar="HxW", help="of all clips (default: the smallest of the videos')")
-    _fps(parser, "of all clips (default: the lowest of the videos')")
+    fps_option(parser, "of all clips (default: the lowest of the videos')")
     parser.add_argument("--seed", type=seed, metavar="S", help="of the pairs, their places and sides (default 0)")
     parser.add_argument(
         "--conditioned",
@@ -518,7 +287,7 @@ def _compare_options(parser: Parser) -> None:
         help="both sides go on from the same openings: pair by name, from second 0",
     )
     parser.add_argument("--tally", type=Path, metavar="DIR", help="count the votes on the study in DIR (default DIR's)")
-    _out(parser, "runs/compare")
+    out_option(parser, "runs/compare")
 
 
 def _compare(args: argparse.Namespace) -> None:
@@ -531,7 +300,7 @@ def _compare(args: argparse.Namespace) -> None:
 
         tally.run(args.tally, [Path(word) for word in args.words])
         return
-    a, b = _paths(args, "A", "B")
+    a, b = paths(args, "A", "B")
     from drivesim.jobs import compare
 
     compare.run(
@@ -548,7 +317,7 @@ def _compare(args: argparse.Namespace) -> None:
 
 
 def _report(args: argparse.Namespace) -> None:
-    (run_folder,) = _paths(args, "RUN")
+    (run_folder,) = paths(args, "RUN")
     from drivesim.jobs import report
 
     print(report.run(run_folder))
@@ -557,15 +326,15 @@ def _report(args: argparse.Namespace) -> None:
 def _demo_options(parser: Parser) -> None:
     parser.add_argument("--seed", type=seed, default=0, metavar="S", help="of the world, the training and the rollout")
     parser.add_argument("--train", action="store_true", help="train the models first, small: ten minutes on two cores")
-    _out(parser, "runs/demo")
-    _device(parser)
+    out_option(parser, "runs/demo")
+    device_option(parser)
 
 
 def _demo(args: argparse.Namespace) -> None:
-    _paths(args)
+    paths(args)
     from drivesim.jobs import demo
 
-    print(demo.run(args.out or Path("runs/demo"), args.seed, _chosen(args.device), train=args.train))
+    print(demo.run(args.out or Path("runs/demo"), args.seed, chosen_device(args.device), train=args.train))
 
 
 def _doctor_options(parser: Parser) -> None:
@@ -573,7 +342,7 @@ def _doctor_options(parser: Parser) -> None:
 
 
 def _doctor(args: argparse.Namespace) -> None:
-    _paths(args)
+    paths(args)
     from drivesim.jobs import doctor
 
     doctor.run(args.weights)
@@ -587,7 +356,7 @@ def _scenario_options(parser: Parser) -> None:
 
 
 def _scenario(args: argparse.Namespace) -> None:
-    action, *file = _paths(args, "ACTION", *(["FILE"] if args.words[:1] != ["schema"] else []))
+    action, *file = paths(args, "ACTION", *(["FILE"] if args.words[:1] != ["schema"] else []))
     from drivesim.jobs import scenario
 
     scenario.run(str(action), file[0] if file else None, args.out, args.format)
@@ -598,7 +367,7 @@ def _weights_options(parser: Parser) -> None:
 
 
 def _weights(args: argparse.Namespace) -> None:
-    action, path = _paths(args, "ACTION", "PATH")
+    action, path = paths(args, "ACTION", "PATH")
     from drivesim.jobs import weights
 
     weights.run(str(action), path, args.out)
@@ -683,7 +452,3 @@ COMMANDS = {
         _demo,
     ),
 }
-
-
-if __name__ == "__main__":
-    sys.exit(main())
