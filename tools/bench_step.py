@@ -39,7 +39,8 @@ def main() -> None:
     device, (h, w) = torch.device(args.device), map(int, args.latent.split("x"))
     dtype = torch.bfloat16 if args.precision == "bf16" else torch.float32
 
-    run = config.load(ImageRun if args.stage == "image" else KeyframesRun, args.config, args.overrides)
+    kind: type[ImageRun | KeyframesRun] = ImageRun if args.stage == "image" else KeyframesRun
+    run = config.load(kind, args.config, args.overrides)
     image_run = run if isinstance(run, ImageRun) else config.load(ImageRun, args.image)
     torch.set_default_dtype(dtype)  # no float32 copy is ever made
     with device:

@@ -164,7 +164,7 @@ def unet(channels: tuple[int, ...], frames: int, training: bool = False) -> Call
     return make
 
 
-def stepped(model: nn.Module, ours: nn.Module, peer: Call, own: Call) -> Pair:
+def stepped(model: nn.Module, ours: VideoUNet, peer: Call, own: Call) -> Pair:
     """Forward and back through both; what is compared is the gradient of the first convolution."""
     first = (model.conv_in, ours.spatial.conv_in)
     for network in (model, ours):
@@ -218,11 +218,13 @@ def averages(device: torch.device) -> Pair:
             self.model = nn.ModuleList(nn.Linear(128, 128) for _ in range(200))
 
     peer, module = EMAWeightAveraging(decay=0.999), Small().to(device)
-    peer.setup(None, module, "fit")  # no trainer is looked at
+    peer.setup(None, module, "fit")  # type: ignore[arg-type]  # no trainer is looked at
+    average = peer._average_model
+    assert average is not None
     (own,), ours = averaging(Small()), Small().to(device)
     own.begin(ours)
     return Pair(
-        lambda: peer._average_model.update_parameters(module),
+        lambda: average.update_parameters(module),
         lambda: own.update(ours),
         same=False,
         networks=False,

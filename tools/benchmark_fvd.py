@@ -41,7 +41,7 @@ from fractions import Fraction
 from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -68,6 +68,8 @@ REAL = ("cosmos_multiview/videos", "nvidia_clips", "udacity_carnd")  # the bundl
 SIZE, FRAMES, FPS = (512, 1024), 16, Fraction(30)
 SHORT, SHORT_FPS = (64, 128), Fraction(15)
 FEW, MANY = 64, 2048  # videos, half of them on each side
+Precision = Literal["32", "bf16"]
+PRECISIONS: tuple[Precision, ...] = ("32", "bf16")
 GFLOP = 55.6  # of I3D, 16 frames: 27.8 G multiply-adds
 TITLES = {
     "equality": "The same score from the same clips and weights",
@@ -192,18 +194,22 @@ def import_cdfvd(folder: Path) -> types.ModuleType | None:
     """
     if folder.is_dir():
         sys.path.append(str(folder))  # behind everything: the project's own versions win
-    specs = [importlib.util.find_spec(name) for name in ("torchvision", "cdfvd")]
-    if None in specs or not (Path(next(iter(specs[0].submodule_search_locations))) / "io" / "video.py").is_file():
+    own, peer = (importlib.util.find_spec(name) for name in ("torchvision", "cdfvd"))
+    if own is None or peer is None:
+        return None
+    assert own.submodule_search_locations is not None
+    place = next(iter(own.submodule_search_locations))
+    if not (Path(place) / "io" / "video.py").is_file():
         return None
     import av
 
     for name in ("torchvision", "torchvision.datasets"):
         module = types.ModuleType(name)
-        module.__path__ = [str(Path(next(iter(specs[0].submodule_search_locations)), *name.split(".")[1:]))]
+        module.__path__ = [str(Path(place, *name.split(".")[1:]))]
         sys.modules[name] = module
-    sys.modules["torchvision"].get_video_backend = lambda: "pyav"
+    vars(sys.modules["torchvision"])["get_video_backend"] = lambda: "pyav"
     if not hasattr(av, "AVError"):
-        av.AVError = av.FFmpegError
+        vars(av)["AVError"] = av.FFmpegError
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -286,6 +292,7 @@ class Bench:
         if self.given is not None:
             return self.given
         spec = importlib.util.spec_from_file_location("golden", ROOT / "tests" / "metrics" / "golden.py")
+        assert spec is not None and spec.loader is not None
         golden = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(golden)
         if not (self.shared / "reference" / "i3d-golden").is_dir():
@@ -318,7 +325,7 @@ class Bench:
         real, generated = (np.stack(side) for side in sides)
         return real, generated
 
-    def i3d(self, protocol: str, precision: str = "32") -> I3D:
+    def i3d(self, protocol: str, precision: Precision = "32") -> I3D:
         preset = protocols.PROTOCOLS[protocol]
         return I3D(self.weights, resize=preset.resize, epsilon=preset.epsilon, precision=precision)
 
@@ -430,7 +437,7 @@ def i3d(bench: Bench) -> Iterator[Row]:
     for batch, threads, goal in ((1, 1, 1.7), (4, 1, 1.7), (1, 2, 1.7), (4, 2, 2.0)):
         x = prepared[:batch]
         theirs = rearrange(x * (2 / 255) - 1, "b t h w c -> b c t h w").contiguous()
-        runners = {
+        runners: dict[str, Callable[[], Any]] = {
             "public": partial(public.network, theirs),
             "32": partial(own, x),
             "bf16": partial(half, x),
@@ -441,9 +448,9 @@ def i3d(bench: Bench) -> Iterator[Row]:
         clock = "cpu" if threads == 1 else "wall"
         for name, word, limit in (("32", "float32", goal), ("bf16", "bfloat16", 3.5)):
             ratio = laps["public"].over(laps[name], clock)
-            timed = [_seconds(statistics.median(getattr(laps[n], clock)) / batch) for n in ("public", name)]
+            peer, mine = (_seconds(statistics.median(getattr(laps[n], clock)) / batch) for n in ("public", name))
             what = f"{word}, batch {batch}, {threads} thread{'s' * (threads > 1)} ({clock}, a clip)"
-            yield Row("i3d", what, *timed, f"{ratio:.2f}x", f">= {limit}", ratio)
+            yield Row("i3d", what, peer, mine, f"{ratio:.2f}x", f">= {limit}", ratio)
         if (batch, threads) == (4, 1):
             share = batch * GFLOP * 1e9 / (2 * 2048**3) * laps["matmul"].over(laps["32"])
             what = "float32, batch 4, 1 thread: operations a second, over those of a product of 2048x2048 matrices"
@@ -472,7 +479,7 @@ def resizing(bench: Bench) -> Iterator[Row]:
         "cdfvd": lambda: resize.cdfvd(frames),
     }
     if bench.cdfvd is not None:
-        runners["chain"] = lambda: _chain(bench.cdfvd, frames)
+        runners["chain"] = partial(_chain, bench.cdfvd, frames)
     laps = race(runners, 3 * bench.rounds)
     for peer, name, words, goal in (
         ("interpolate", "bilinear", "`bilinear` against torch's float `interpolate`", ">= 5"),
@@ -505,7 +512,7 @@ def features(bench: Bench) -> Iterator[Row]:
     folder, count = bench.folders[0], bench.videos
     frame = BuiltinFrames()
 
-    def ruler(protocol: str, precision: str) -> Ruler:
+    def ruler(protocol: str, precision: Precision) -> Ruler:
         network = bench.i3d(protocol, precision)
         return Ruler(protocols.PROTOCOLS[protocol], network, frame, False, 4, f"{precision} cpu")
 
@@ -524,11 +531,11 @@ def features(bench: Bench) -> Iterator[Row]:
             if network:
                 which.clip(torch.from_numpy(np.stack(batch)))
 
-    rulers = {(p, n): ruler(p, n) for p in ("cdfvd-i3d", "styleganv") for n in ("32", "bf16")}
+    rulers = {(p, n): ruler(p, n) for p in ("cdfvd-i3d", "styleganv") for n in PRECISIONS}
     runners: dict[str, Callable[[], Any]] = {}
-    if bench.cdfvd is not None:
+    if (cdfvd := bench.cdfvd) is not None:
         with quiet():
-            evaluator = bench.cdfvd.fvd.cdfvd("i3d", n_fake="full", ckpt_path=str(bench.weights), device="cpu")
+            evaluator = cdfvd.fvd.cdfvd("i3d", n_fake="full", ckpt_path=str(bench.weights), device="cpu")
 
         def peer(network: bool) -> None:
             bench.forget()
@@ -539,14 +546,14 @@ def features(bench: Bench) -> Iterator[Row]:
                     return evaluator.empty_real_stats()
                 for batch in loader:
                     videos = rearrange(batch["video"] * 255, "b c t h w -> b t h w c").byte().data.numpy()
-                    bench.cdfvd.fvd.preprocess_i3d(videos)
+                    cdfvd.fvd.preprocess_i3d(videos)
 
         runners |= {"peer": lambda: peer(True), "peer data": lambda: peer(False)}
     for (protocol, precision), which in rulers.items():
         if precision == "32":
-            runners[f"{protocol} data"] = lambda which=which: bare(which, False)
-        runners[f"{protocol} {precision}"] = lambda which=which: bare(which, True)
-        runners[f"{protocol} {precision} whole"] = lambda which=which: whole(which)
+            runners[f"{protocol} data"] = partial(bare, which, False)
+        runners[f"{protocol} {precision}"] = partial(bare, which, True)
+        runners[f"{protocol} {precision} whole"] = partial(whole, which)
     laps = race(runners, max(2, bench.rounds // 2), warm=False)
     bench.forget()
     for protocol in ("cdfvd-i3d", "styleganv"):
@@ -589,7 +596,7 @@ def distance(bench: Bench) -> Iterator[Row]:
         x, y = _drawn(d, n, power)
         moments = [(side.mean(0), np.cov(side, rowvar=False)) for side in (x, y)]
         flat = [part for side in moments for part in side]
-        tensors, sides = [torch.from_numpy(part) for part in flat], [torch.from_numpy(side) for side in (x, y)]
+        tensors, sides = [torch.from_numpy(part) for part in flat], (torch.from_numpy(x), torch.from_numpy(y))
         laps = race(
             {
                 "ours": partial(distance_of, *sides) if n <= d else partial(_between, *moments),
@@ -608,7 +615,8 @@ def distance(bench: Bench) -> Iterator[Row]:
         exact = (a**2).sum() + (b**2).sum() - 2 * np.linalg.svd(a.T @ b, compute_uv=False).sum()
         exact += ((moments[0][0] - moments[1][0]) ** 2).sum()
         errors = [abs(float(value) / exact - 1) for value in (sqrtm(*flat), distance_of(*sides))]
-        yield Row("distance", f"{words}error", *(f"{e:.0e}" for e in errors), "", "<= 1e-6", errors[1])
+        theirs, own = (f"{error:.0e}" for error in errors)
+        yield Row("distance", f"{words}error", theirs, own, "", "<= 1e-6", errors[1])
 
 
 def _between(one: tuple[np.ndarray, np.ndarray], other: tuple[np.ndarray, np.ndarray]) -> float:
@@ -744,7 +752,9 @@ def main() -> None:
     parser.add_argument("--peer-score", type=Path, nargs=2, help=argparse.SUPPRESS)  # what `commands` runs
     args = parser.parse_args()
     if args.peer_score:
-        print(peer_score(import_cdfvd(args.peers), args.weights, *args.peer_score))
+        peer = import_cdfvd(args.peers)
+        assert peer is not None
+        print(peer_score(peer, args.weights, *args.peer_score))
         return
     if args.videos < 4 or args.videos % 4:
         parser.error(f"--videos {args.videos}: a multiple of 4 is needed, or a padded batch would be counted as work")

@@ -206,7 +206,7 @@ def _run(folder: Path) -> None:
 
     for n in range(2):
         journal.segment_file(n).write_bytes(b"segment")
-        window = Window(**{**dict.fromkeys(Window.__dataclass_fields__, 0), "n": n})  # type: ignore[arg-type]
+        window = Window(**{**dict.fromkeys(Window.__dataclass_fields__, 0), "n": n})
         state = {"latents": torch.zeros(1, 2)}
         journal.commit(Segment(window, journal.segment_file(n), 20 * n, 20 * n + 20, state))
     from tests.report.test_scores import scores

@@ -123,8 +123,8 @@ def measure(clips: int, boxes: int, place: Path) -> None:
     ids = [opened.entries[n].clip_id for n in which]
     row(clips, "boxes of the first clip", lambda: opened.boxes(ids[0]), disk=lambda: in_index(BOXES))
     row(clips, "boxes of a clip at random", lambda: [opened.boxes(clip) for clip in ids], SAMPLES)
-    settings = {"frames": 16, "fps": Fraction(10), "size": (128, 256), "batch": 8, "steps": 1}
-    data = row(clips, "index opened, windows counted", lambda: Clips(index, **settings))
+    make = partial(Clips, index, frames=16, fps=Fraction(10), size=(128, 256), batch=8, steps=1)
+    data = row(clips, "index opened, windows counted", make)
     order, windows = data._order, data._train
     row(clips, f"first of {len(windows)} windows", lambda: windows[order.window(0)])
     row(clips, "a window in order", lambda: [windows[order.window(n)] for n in range(SAMPLES)], SAMPLES)

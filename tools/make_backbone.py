@@ -58,7 +58,9 @@ def make(captions: Iterable[str], autoencoder: Path, out: Path, seed: int = 0) -
             )
         )  # fmt: skip
         # CLIP's own 0.02 is for a training of billions of words: what all words share would soon outweigh what differs
-        torch.nn.init.normal_(text_encoder.get_input_embeddings().weight)
+        embeddings = text_encoder.get_input_embeddings()
+        assert isinstance(embeddings, torch.nn.Embedding)
+        torch.nn.init.normal_(embeddings.weight)
         unet = UNet2DConditionModel(
             sample_size=16, block_out_channels=CHANNELS, layers_per_block=1, cross_attention_dim=WIDTH,
             attention_head_dim=tuple(width // HEAD for width in CHANNELS), norm_num_groups=GROUPS,

@@ -193,7 +193,7 @@ class Batches(Dataset[tuple[Tensor, ...]]):
 def see_change(network: builtin.Network) -> None:
     """Temporal convolutions begin as differences in time (forward, backward, second), which random ones find slowly."""
     taps = torch.tensor([[-1.0, 1.0, 0.0], [1.0, -1.0, 0.0], [-0.5, 1.0, -0.5]])
-    for stage in network.stages:
+    for stage in network._stages():
         if stage.stride:
             kernel = stage.temporal.weight.mul_(0.3)
             for n in range(len(kernel)):
@@ -217,7 +217,8 @@ def fuse(places: list[tuple[nn.Module, str]]) -> None:
 
 def train(drives: list[Drive], seed: int, minutes: float, size: int, lr: float) -> tuple[builtin.Network, int]:
     torch.manual_seed(seed)
-    network = builtin.Network(builtin.BuiltinConfig()).to(memory_format=torch.channels_last)  # twice as fast on a CPU
+    network = builtin.Network(builtin.BuiltinConfig())
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # twice as fast on a CPU
     see_change(network)
     places = normalised(network)
     cells = len(SEEN) * GRID[0] * GRID[1]
@@ -228,7 +229,8 @@ def train(drives: list[Drive], seed: int, minutes: float, size: int, lr: float) 
     centre, scale = spread.mean(0), spread.std(0) + 1e-6
     batches = iter(DataLoader(Batches(drives, seed, size), batch_size=None, num_workers=1, prefetch_factor=8))
     emphasis = torch.tensor([3.0 if word in ("shuffled", "frozen") else 1.0 for word in DISTORTIONS])
-    begun, step, shown = time.monotonic(), 0, {}
+    shown: dict[str, float] = {}
+    begun, step = time.monotonic(), 0
     while (progress := (time.monotonic() - begun) / (60 * minutes)) < 1:
         for group in optimiser.param_groups:  # a clock, not a count of steps, sets the end: the file is made once
             group["lr"] = lr * min(1.0, (step + 1) / 50) * (1 - progress) ** 0.9

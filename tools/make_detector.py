@@ -126,7 +126,9 @@ def softened(picture: np.ndarray, g: np.random.Generator) -> np.ndarray:
     picture = soft.clip(0, 255).round().astype(np.uint8)
     if g.random() < 0.3:
         _, data = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, int(g.integers(25, 90))])
-        picture = cv2.imdecode(data, cv2.IMREAD_COLOR)
+        decoded = cv2.imdecode(data, cv2.IMREAD_COLOR)
+        assert decoded is not None
+        picture = decoded
     return picture
 
 
@@ -203,10 +205,11 @@ def begun(seed: int) -> Network:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = Network(DetectorConfig())
+    assert network.tell.bias is not None
     with torch.no_grad():
         network.tell.weight.mul_(0.1)
         network.tell.bias.copy_(torch.tensor([-4.6] * len(CLASSES) + [0.0, 0.0, 0.7, 0.7]))
-    return network.to(memory_format=torch.channels_last)  # twice as fast on a CPU
+    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # twice as fast on a CPU
 
 
 def normalised(network: Network) -> Network:
@@ -222,6 +225,7 @@ def fused(network: Network) -> Network:
     for parent in list(network.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, nn.Sequential) and len(child) == 2 and isinstance(child[1], nn.BatchNorm2d):
+                assert isinstance(child[0], nn.Conv2d)
                 setattr(parent, name, fuse_conv_bn_eval(child[0].eval(), child[1].eval()))
     return network
 

@@ -146,7 +146,7 @@ def _loss(said: Tensor, told: Tensor) -> Tensor:
 
 def _soft(picture: np.ndarray, g: np.random.Generator) -> np.ndarray:
     """Mirrored, in another light, blurred, and with noise, each now and then: a small model's frames are soft."""
-    soft = picture.astype(np.float32) * g.uniform(0.85, 1.15)
+    soft: np.ndarray = picture.astype(np.float32) * g.uniform(0.85, 1.15)
     if g.random() < 0.5:
         soft = cv2.GaussianBlur(soft, (0, 0), float(g.uniform(0.3, 1.5)))
     if g.random() < 0.5:

@@ -138,7 +138,7 @@ def command(words: list[str], hurry: bool = True) -> int:
     """``drivesim WORDS`` in this process, without its preflight."""
     sys.argv = ["drivesim", *words]
     if hurry:
-        train.rehearse = lambda *args: None  # type: ignore[assignment]
+        train.rehearse = lambda *args: None
         generate.foresee = lambda *args: Estimate("generate", (), None, 0, "nothing")
     return cli.main(words)
 
@@ -150,12 +150,12 @@ class Killer:
         self.folder, self.at, self.count, self.random = str(folder), at, 0, random.Random(seed)
 
     def arm(self) -> None:
-        os.write = self._data(os.write, self._path_of)  # type: ignore[assignment]
-        os.fsync = self._around(os.fsync, self._path_of)  # type: ignore[assignment]
-        os.ftruncate = self._around(os.ftruncate, self._path_of)  # type: ignore[assignment]
+        os.write = self._data(os.write, self._path_of)
+        os.fsync = self._around(os.fsync, self._path_of)
+        os.ftruncate = self._around(os.ftruncate, self._path_of)
         for name in ("replace", "unlink", "mkdir", "rmdir"):
             setattr(os, name, self._around(getattr(os, name), str))
-        builtins.open = io.open = self._opening(io.open)  # type: ignore[assignment]
+        builtins.open = io.open = self._opening(io.open)
 
     @staticmethod
     def _path_of(handle: int) -> str:
@@ -351,7 +351,7 @@ def things(out: Path) -> Path:
         (folder / "scenario.yaml").write_text(SCENARIO)
         index.run(folder / "world.yaml", folder / "world", seed=7)
         three = ["loop.steps=3", *LOOP]
-        train.rehearse = lambda *args: None  # type: ignore[assignment]
+        train.rehearse = lambda *args: None
         last = train.run(
             "autoencoder", None, [*SMALL["autoencoder"], *three, f"index={folder / 'world'}"], folder / "ae"
         )
