@@ -47,7 +47,7 @@ CONFIGS = Path(__file__).resolve().parents[1] / "configs" / "driving"
 META = torch.device("meta")
 BYTES, TERA = 2, 1e12  # of a number in bf16
 HOPED = 0.4  # of the bound
-TOKENS = 2  # of labels: night, cars
+TOKENS = 1  # of labels
 SIZE, LARGE = (128, 256), (512, 1024)
 WAYS = {
     "the paper's: 200, 50, 50 steps, guidance 2": (

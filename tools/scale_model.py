@@ -158,7 +158,7 @@ def counted(name: str, image: Any, settings: Any) -> Work:
         network = VideoUNet(model.unet, temporal)
         frames = 1 if temporal is None else settings.temporal.frames
         x = torch.randn(1, frames, 4, *CELLS)
-        told = Condition(tokens=torch.randn(1, 2, image.model.cross), fps=torch.ones(1))
+        told = Condition(tokens=torch.randn(1, 1, image.model.cross), fps=torch.ones(1))
         counter = FlopCounterMode(display=False)
         with counter:
             kept, largest, loss = _kept(network, x, told)
