@@ -78,7 +78,7 @@ def scaled(settings: RolloutConfig, scenario: Scenario) -> RolloutConfig:
 
 def settled(stack: Stack, settings: RolloutConfig) -> RolloutConfig:
     """``settings`` with the number of steps of every sampler, and the bounds, as the weights have them where the user
-    says nothing.
+    says nothing; and without noise on given frames where they stand in the window as they are.
 
     Raises:
         Mistake: distilled weights, and another sampler than they were taught.
@@ -88,6 +88,7 @@ def settled(stack: Stack, settings: RolloutConfig) -> RolloutConfig:
     inner, upsample = settings.interpolation, settings.upsample
     return replace(
         settings,
+        context_noise=0.0 if stack.known else settings.context_noise,
         bounds=stack.usual.width if settings.bounds is None and stack.usual else settings.bounds,
         sampler=settings.sampler.settled(stack.keyframes, "sampler"),
         start=settings.start.settled(stack.image, "start"),

@@ -158,7 +158,8 @@ class RolloutConfig:
     Args:
         overlap: S, key-frames that a window is given of the one before.
         context_noise: sigma, in whitened latents, of the noise added to what is given; the model is told it. Without it
-            a rollout drifts after 20 to 30 windows (GameNGen, arXiv 2408.14837).
+            a rollout drifts after 20 to 30 windows (GameNGen, arXiv 2408.14837). 0 for weights that see given frames in
+            the window itself (``context.clean``).
         bounds: every key-frame's mean and contrast, by channel of its latents, are kept within so many deviations of
             those of the footage that the model learned from; 3 lets ordinary frames pass, 0 is none. None: what the
             weights say, or none.

@@ -19,6 +19,8 @@ from drivesim.jobs.builders.latents import KeyframesRun
 from drivesim.jobs.weights import check
 from drivesim.models.autoencoder import Autoencoder, AutoencoderConfig
 from drivesim.models.video import ImageModel
+from drivesim.rollout.course import settled
+from drivesim.rollout.settings import RolloutConfig
 from drivesim.scene import Condition, to_model
 from drivesim.training.diffusion import ContextConfig, KeyframeStage, Latents
 from tests.jobs.test_chain import FPS, RECIPE, SIZE, trained
@@ -121,6 +123,7 @@ def test_attention_alone_sees_given_frames_in_the_window(made: Made) -> None:
     header = weights.header(made.attention)
     assert stack._most_given(replace(header, schedule={"known": 1}), None) == 1
     assert header.schedule["known"] == 2 and header.config["context_channels"] == 0
+    assert RolloutConfig().context_noise > settled(models, RolloutConfig()).context_noise == 0, "there is none to tell"
 
 
 def test_guidance_cannot_take_away_what_stands_in_the_window(made: Made, tmp_path: Path) -> None:
