@@ -55,12 +55,16 @@ def size(text: str) -> tuple[int, int]:
 
 def rate(text: str) -> Fraction:
     """Frames per second: a whole number, a fraction or a decimal, kept exactly."""
+    return _above_zero(text, "a frame rate, for example 30, 15/8 or 7.5")
+
+
+def _above_zero(text: str, what: str) -> Fraction:
     try:
         value = Fraction(text)
     except (ValueError, ZeroDivisionError):
         value = Fraction(0)
     if value <= 0:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a frame rate, for example 30, 15/8 or 7.5")
+        raise argparse.ArgumentTypeError(f"'{text}' is not {what}")
     return value
 
 
@@ -88,13 +92,7 @@ def minutes(text: str) -> float:
 
 def seconds(text: str) -> Fraction:
     """A length, kept exactly."""
-    try:
-        value = Fraction(text)
-    except (ValueError, ZeroDivisionError):
-        value = Fraction(0)
-    if value <= 0:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a length in seconds, for example 4 or 2.5")
-    return value
+    return _above_zero(text, "a length in seconds, for example 4 or 2.5")
 
 
 def device(text: str) -> str:

@@ -2,11 +2,14 @@
 
 from dataclasses import dataclass, field
 from fractions import Fraction
+from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from drivesim.data import video
 from drivesim.diffusion.noise import Schedule, ScheduleConfig
 from drivesim.rollout.stack import Interpolation, Stack, TemporalDecoder, Upsampler
 from drivesim.scene import Condition, Labels, Level
@@ -90,3 +93,11 @@ def cascade(
         "upsampler": upsampler,
     }
     return stack(keyframes, **(further | changes))
+
+
+def brightening(file: Path, size: tuple[int, int], fps: int) -> Path:
+    """Two seconds of video whose brightness grows with time."""
+    ramp = np.linspace(20, 230, 2 * fps).astype(np.uint8)[:, None, None, None]
+    with video.Writer(file, size, Fraction(fps)) as writer:
+        writer.write(np.ascontiguousarray(np.broadcast_to(ramp, (2 * fps, *size, 3))))
+    return file

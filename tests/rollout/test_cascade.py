@@ -31,7 +31,7 @@ from drivesim.rollout.stack import Stack
 from drivesim.rollout.upscaler import Upscaler
 from drivesim.scene import Labels, to_pixels
 
-from .mock import LARGE, LATENT, SIZE, Mock, cascade, stack
+from .mock import LARGE, LATENT, SIZE, Mock, brightening, cascade, stack
 
 TWO = SamplerConfig(steps=2)
 FAST = RolloutConfig(
@@ -59,12 +59,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two seconds at 30 fps, larger than what the models make, whose brightness grows with time."""
-    file = tmp_path_factory.mktemp("clip") / "drive.mp4"
-    frames = np.linspace(20, 230, 60).astype(np.uint8)[:, None, None, None]
-    with video.Writer(file, LARGE, Fraction(30)) as writer:
-        writer.write(np.ascontiguousarray(np.broadcast_to(frames, (60, *LARGE, 3))))
-    return file
+    """Larger than what the models make."""
+    return brightening(tmp_path_factory.mktemp("clip") / "drive.mp4", LARGE, 30)
 
 
 def times(file: Path) -> list[Fraction]:

@@ -27,7 +27,7 @@ from drivesim.rollout.stack import Stack
 from drivesim.rollout.stages import decode, fill, keyframes
 from drivesim.scene import KEYFRAME_FPS, Labels, Level, to_model, to_pixels
 
-from .mock import FRAMES, LATENT, SIZE, Mock, stack
+from .mock import FRAMES, LATENT, SIZE, Mock, brightening, stack
 
 FAST = RolloutConfig(sampler=SamplerConfig(steps=3), start=SamplerConfig(steps=3))
 SHORT = Scenario(seconds=12, fps=3.75)  # 24 key-frames, 6 windows
@@ -50,12 +50,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two seconds at 15 fps whose brightness grows with time."""
-    file = tmp_path_factory.mktemp("clip") / "drive.mp4"
-    frames = np.linspace(20, 230, 30).astype(np.uint8)[:, None, None, None]
-    with video.Writer(file, SIZE, Fraction(15)) as writer:
-        writer.write(np.ascontiguousarray(np.broadcast_to(frames, (30, *SIZE, 3))))
-    return file
+    return brightening(tmp_path_factory.mktemp("clip") / "drive.mp4", SIZE, 15)
 
 
 @pytest.mark.parametrize(
