@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import IO, Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,11 @@ from drivesim.errors import Mistake
 
 STAGES = ("autoencoder", "image", "keyframes", "interpolation", "decoder", "upsampler", "extractor")
 FORMAT = 1
+KINDS = {
+    torch.int64: "I64", torch.float64: "F64", torch.float32: "F32", torch.int32: "I32", torch.bfloat16: "BF16",
+    torch.float16: "F16", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL",
+}  # fmt: skip
+"""What safetensors calls them, in the order in which it writes them."""
 PUBLIC = "diffusion_pytorch_model"
 Shape = tuple[int, ...]
 PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
@@ -64,18 +69,55 @@ class Header:
 
 
 def save(file: str | Path, tensors: Mapping[str, Tensor], header: Header) -> str:
-    """Writes whole or not at all (see ``replacing``), gigabytes without a copy; returns the SHA-256 of the file.
+    """Writes whole or not at all (see ``replacing``), a tensor after the other; returns the SHA-256 of the file.
 
     Raises:
         Mistake: a tensor holds values that are not finite, or the file cannot be written; what was there stays.
     """
-    from safetensors.torch import save_file
-
     content = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     check_finite(content, file)
-    with replacing(file) as part:
-        save_file(content, part, metadata={"drivesim": json.dumps(asdict(header), sort_keys=True)})
-        return sha256(part)
+    with replacing(file) as part, open(part, "wb") as out:
+        sink = Hashed(out)
+        _write(sink, content, {"drivesim": json.dumps(asdict(header), sort_keys=True)})
+    return sink.digest.hexdigest()
+
+
+class Hashed:
+    """A file that is being written: its bytes are counted and hashed on their way."""
+
+    def __init__(self, out: IO[bytes]):
+        self.out, self.digest, self.size = out, hashlib.sha256(), 0
+        self.problem: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        try:
+            self.out.write(data)
+        except OSError as problem:
+            self.problem = problem
+            raise
+        self.digest.update(data)
+        self.size += len(data)
+        return len(data)
+
+    def flush(self) -> None:
+        self.out.flush()
+
+
+def _write(sink: Hashed, tensors: Mapping[str, Tensor], told: Mapping[str, str]) -> None:
+    """A safetensors file, byte for byte the library's. That one either has all of it in memory, or opens a file of its
+    own beside: then a full disk is no error of the system's, and ``kill -9`` leaves what nobody sweeps."""
+    begin, rows = 0, dict[str, Any]({"__metadata__": dict(told)})
+    order = sorted(tensors, key=lambda name: (list(KINDS).index(tensors[name].dtype), name))
+    for name in order:
+        tensor = tensors[name]
+        end = begin + tensor.numel() * tensor.element_size()
+        rows[name] = {"dtype": KINDS[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [begin, end]}
+        begin = end
+    head = json.dumps(rows, ensure_ascii=False, separators=(",", ":")).encode()
+    head += b" " * (-len(head) % 8)
+    sink.write(len(head).to_bytes(8, "little") + head)
+    for name in order:
+        sink.write(tensors[name].reshape(-1).view(torch.uint8).numpy().data)
 
 
 def check_finite(tensors: Mapping[str, Tensor], where: object) -> None:
@@ -88,18 +130,14 @@ def check_finite(tensors: Mapping[str, Tensor], where: object) -> None:
 
 
 def save_public(file: str | Path, tensors: Mapping[str, Tensor]) -> None:
-    """Tensors without a header of ours, as other programs write them: gigabytes, so they are not copied into one."""
-    from safetensors.torch import save_file
+    """As ``save``, without a header of ours: as other programs write them.
 
-    content: dict[str, Tensor] = {}
-    seen: set[int] = set()
-    for name, tensor in tensors.items():
-        storage = tensor.untyped_storage()
-        shared = storage.data_ptr() in seen or storage.nbytes() != tensor.numel() * tensor.element_size()
-        seen.add(storage.data_ptr())
-        content[name] = tensor.detach().clone() if shared else tensor.detach().contiguous()
-    with replacing(file) as part:
-        save_file(content, str(part), metadata={"format": "pt"})
+    Raises:
+        Mistake: the file cannot be written; what was there stays.
+    """
+    content = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    with replacing(file) as part, open(part, "wb") as out:
+        _write(Hashed(out), content, {"format": "pt"})
 
 
 @contextmanager

@@ -193,8 +193,8 @@ class Batches(Dataset[tuple[Tensor, ...]]):
 def see_change(network: builtin.Network) -> None:
     """Temporal convolutions begin as differences in time (forward, backward, second), which random ones find slowly."""
     taps = torch.tensor([[-1.0, 1.0, 0.0], [1.0, -1.0, 0.0], [-0.5, 1.0, -0.5]])
-    for stage in network._stages():
-        if stage.stride:
+    for stage in network.stages:
+        if isinstance(stage, builtin.Stage) and stage.stride:
             kernel = stage.temporal.weight.mul_(0.3)
             for n in range(len(kernel)):
                 kernel[n, n, :, 0] += taps[n % 3]

@@ -6,10 +6,10 @@
     python tools/roofline.py --minutes 5 --peak 990 --bandwidth 3.35
 
 The networks that ``configs/driving`` describes stand on the meta device, where nothing is computed; the stages of a
-rollout are called there as ``drivesim generate``'s preflight calls them, under torch's counter of operations. A network
-call takes at least the operations at the peak of the machine (bf16), and at least the time in which its weights are
-read; the sum over all calls is the bound. What else a GPU spends its time on (launches, norms, softmax, copies, video
-encoding) is not in it: two fifths of such a bound are what one may hope for.
+rollout are called there as ``drivesim generate``'s preflight calls them, under torch's counter of operations. A stage
+takes at least its operations at ``--peak``, and at least the time in which the weights of all its calls are read; the
+sum over the stages is the bound, for a GPU that reaches both. What else one spends its time on (launches, norms,
+softmax, copies, video encoding) is not in it: two fifths of such a bound are what one may hope for. It takes minutes.
 """
 
 import argparse
@@ -22,6 +22,8 @@ from typing import Any
 import torch
 from scale_model import Machine
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from drivesim import config
@@ -46,7 +48,7 @@ from drivesim.scene import Labels
 CONFIGS = Path(__file__).resolve().parents[1] / "configs" / "driving"
 META = torch.device("meta")
 BYTES, TERA = 2, 1e12  # of a number in bf16
-HOPED = 0.4  # of the bound
+HOPED = 0.4  # of that
 TOKENS = 1  # of labels
 SIZE, LARGE = (128, 256), (512, 1024)
 WAYS = {
@@ -61,20 +63,24 @@ WAYS = {
 }  # fmt: skip
 
 
-@dataclass
-class Read:
-    """Bytes of weights that network calls have read, once each."""
+class Read(TorchDispatchMode):
+    """Counts the bytes of the weights that operations are given, each once in a call of a watched network."""
 
-    bytes: int = 0
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes = 0
+        self.seen = set[int]()
 
     def watch(self, network: nn.Module) -> nn.Module:
-        held = BYTES * sum(p.numel() for p in network.parameters())
-
-        def called(*_: object) -> None:
-            self.bytes += held
-
-        network.register_forward_pre_hook(called)
+        network.register_forward_pre_hook(lambda *_: self.seen.clear())
         return network
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        for weight in tree_leaves((args, kwargs)):
+            if isinstance(weight, nn.Parameter) and id(weight) not in self.seen:
+                self.seen.add(id(weight))
+                self.bytes += BYTES * weight.numel()
+        return func(*args, **(kwargs or {}))
 
 
 @dataclass(frozen=True)
@@ -170,7 +176,7 @@ def spent(probe: Probe, read: Read) -> Spent:
 
     def count(steps: int) -> tuple[int, int]:
         read.bytes = 0
-        with FlopCounterMode(display=False) as counter:
+        with read, FlopCounterMode(display=False) as counter:
             probe.run(steps)
         return counter.get_total_flops(), read.bytes
 
@@ -195,7 +201,12 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=1.0, help="of the rollout, at 30 fps (default 1)")
     parser.add_argument("--direct", action="store_true", help="key-frames of 512x1024 instead of an upsampler")
     parser.add_argument("--thin", action="store_true", help="the thin decoder of configs/cascade")
-    parser.add_argument("--peak", type=float, default=Machine.peak / TERA, help="TFLOP/s in bf16 (default: an H200's)")
+    parser.add_argument(
+        "--peak",
+        type=float,
+        default=Machine.peak / TERA,
+        help="TFLOP/s, bf16 (default: an H200's in products)",
+    )
     parser.add_argument("--bandwidth", type=float, default=Machine.bandwidth / TERA, help="TB/s of its memory")
     parser.add_argument("settings", nargs="*", metavar="key=value", help="of the rollout, in the place of three ways")
     given = parser.parse_args()

@@ -69,18 +69,21 @@ def _above_zero(text: str, what: str) -> Fraction:
 
 
 def seed(text: str) -> int:
+    """A whole number from 0."""
     if not re.fullmatch(r"\d{1,18}", text):
         raise argparse.ArgumentTypeError(f"'{text}' is not a seed: a whole number from 0")
     return int(text)
 
 
 def count(text: str) -> int:
+    """A whole number from 1."""
     if not re.fullmatch(r"[1-9]\d{0,8}", text):
         raise argparse.ArgumentTypeError(f"'{text}' is not a whole number from 1")
     return int(text)
 
 
 def minutes(text: str) -> float:
+    """A length above 0."""
     try:
         value = float(text)
     except ValueError:
@@ -103,7 +106,11 @@ def device(text: str) -> str:
 
 def chosen_device(name: str) -> str:
     """``auto`` is the GPU where there is one; a device that is absent is a mistake now rather than an error later. On a
-    CPU the process keeps its memory from here on."""
+    CPU the process keeps its memory from here on.
+
+    Raises:
+        Mistake: there is no such device.
+    """
     import torch
 
     if name == "auto":
@@ -119,7 +126,11 @@ def chosen_device(name: str) -> str:
 
 
 def paths(args: argparse.Namespace, *names: str) -> list[Path]:
-    """The words of the command, which must be as many as ``names``."""
+    """The words of the command.
+
+    Raises:
+        Mistake: they are not as many as ``names``.
+    """
     expected = f"expected: {' '.join(['drivesim', args.command, *names])}"
     if len(args.words) > len(names):
         raise Mistake(f"unexpected argument '{args.words[len(names)]}'", where=args.command, mend=expected)
@@ -129,7 +140,11 @@ def paths(args: argparse.Namespace, *names: str) -> list[Path]:
 
 
 def file_and_overrides(words: Sequence[str], what: str) -> tuple[Path | None, list[str]]:
-    """At most one file among ``key=value`` overrides, in any order."""
+    """At most one file among ``key=value`` overrides, in any order.
+
+    Raises:
+        Mistake: more than one, or a setting without a value.
+    """
     overrides = [word for word in words if OVERRIDE.match(word)]
     files = [word for word in words if not OVERRIDE.match(word)]
     for word in files:
@@ -172,6 +187,7 @@ def engine_options(parser: Parser, what: str, threads: bool = True) -> None:
 
 
 def chosen_engine(args: argparse.Namespace) -> Any:
+    """``fanout.Engine`` as ``engine_options`` were given."""
     from drivesim.jobs.fanout import Engine
 
     return Engine(args.engine, args.workers, args.ray_address, vars(args).get("threads"))

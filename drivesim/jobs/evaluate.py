@@ -26,7 +26,7 @@ from drivesim.jobs import obey, report, wording
 from drivesim.jobs.fanout import Engine
 from drivesim.jobs.foresee import foresee, looked_at
 from drivesim.jobs.instruments import Settings, detector_for, protocol_for, ruler_for
-from drivesim.jobs.measuring import bar_on, both_sides, fan_out, leave_out_failed, measured
+from drivesim.jobs.measuring import bar_on, both_sides, fan_out, leave_out_failed, measure_side
 from drivesim.jobs.preflight import Part
 from drivesim.jobs.processes import processes
 from drivesim.metrics import paired
@@ -104,7 +104,7 @@ def run(
             failed = {}
             for name, side, own in zip(("real", "generated"), sides, rulers, strict=True):
                 mine = replace(side, videos=side.videos[team.rank :: team.size])
-                failed |= measured(name, mine, own, Cache(folder, own), team.cores, console)
+                failed |= measure_side(name, mine, own, Cache(folder, own), team.cores, console)
         team.meet()
         if team.rank > 0:
             return []

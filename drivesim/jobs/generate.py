@@ -26,6 +26,7 @@ from drivesim.jobs import stack as stacks
 from drivesim.jobs.fanout import Engine
 from drivesim.jobs.outlook import foresee
 from drivesim.jobs.preflight import Room
+from drivesim.rollout import memory
 from drivesim.rollout import scenario as scenarios
 from drivesim.rollout.branch import Branch, changed, part
 from drivesim.rollout.engine import Rollout, prepare, roll
@@ -48,8 +49,8 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Models:
-    """Which weights, and how they are called: what every worker loads for itself. See ``stack.load``."""
+class Loading:
+    """Which weights are loaded, and how they are called: each worker does so for itself. See ``stack.load``."""
 
     weights: Path
     device: str
@@ -59,6 +60,9 @@ class Models:
     compiled: bool
 
     def load(self) -> Stack:
+        """Raises:
+        Mistake: see ``stack.load``.
+        """
         return stacks.load(self.weights, self.device, self.precision, self.backbone, self.temporal, self.compiled)
 
 
@@ -71,6 +75,9 @@ class Parting:
     keep: bool
 
     def branch(self) -> Branch:
+        """Raises:
+        Mistake: see ``branch.part``.
+        """
         return part(self.parent, self.at, self.keep)
 
 
@@ -79,11 +86,13 @@ class Roller:
     """What does a task in a worker.
 
     Args:
-        settings, export: see ``run``. ``parting``: of a branch.
+        loading: what a worker loads.
+        settings, export: see ``run``.
+        parting: of a branch; None for a run of its own.
         command: a word that no other command has; see ``journal.owned``.
     """
 
-    models: Models
+    loading: Loading
     settings: tuple[str, ...]
     export: str | None
     parting: Parting | None
@@ -91,7 +100,7 @@ class Roller:
 
     @cached_property
     def stack(self) -> Stack:
-        return self.models.load()
+        return self.loading.load()
 
     def __call__(self, task: Task) -> list[str]:
         """Makes or finishes the video, whether its folder was free is known already; returns what is said of it."""
@@ -173,9 +182,10 @@ def run(
         mend = "a scenario with boxes: none, or boxes: tracks; or leave --export out"
         raise Mistake("there are no boxes to write: they are unknown", where="--export", mend=mend)
     _check_free(out, found, resume)
-    models = Models(weights, device, precision, backbone, temporal, compiled)
+    asked = Loading(weights, device, precision, backbone, temporal, compiled)
     with Log() as log:
-        stack = models.load()
+        with memory.measured(torch.device(device)) as loading:
+            stack = asked.load()
         for name, each in found.items():
             if each.boxes != "unknown" and stack.boxed is None:
                 what = f"boxes: {each.boxes}, and these weights take no boxes"
@@ -193,12 +203,12 @@ def run(
             if left := [rollout for task, rollout in pairs if not (task.folder / "video.mp4").exists()]:
                 room = Room.at(out, stack.device)
                 with torch.compiler.set_stance("force_eager") if compiled else nullcontext():
-                    crew.shared(foresee(left, out, room), room).show(room)
+                    crew.shared(foresee(left, out, room, loading.peak), room).show(room)
             if dry_run:
                 return []
             if crew.far:
                 del stack, rollouts, left  # each worker has its own
-                there = replace(models, device=torch.device(device).type)  # which of its devices, Ray says
+                there = replace(asked, device=torch.device(device).type)  # which of its devices, Ray says
                 roller = Roller(there, tuple(settings or ()), export, parting, uuid4().hex)
                 for lines in crew.map(roller, tasks, "scenarios", lambda task: task.folder):
                     _say(lines)

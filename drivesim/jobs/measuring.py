@@ -26,7 +26,11 @@ BATCHES = 4  # of clips in a worker's task, at least
 def both_sides(
     places: tuple[list[Source], list[Source]], protocol: Protocol, probes: Probes, readers: int, console: Console
 ) -> tuple[Side, Side]:
-    """The videos of both, with the clips that are taken of each."""
+    """The videos of both, with the clips that are taken of each.
+
+    Raises:
+        Mistake: see ``survey``.
+    """
     found = []
     for name, sources in zip(("real", "generated"), places, strict=True):
         with bar_on(console) as bar:
@@ -41,7 +45,7 @@ def both_sides(
     return found[0], found[1]
 
 
-def measured(name: str, side: Side, ruler: Ruler, cache: Cache, readers: int, console: Console) -> dict[str, str]:
+def measure_side(name: str, side: Side, ruler: Ruler, cache: Cache, readers: int, console: Console) -> dict[str, str]:
     """Why a video could not be decoded, by its hash; all else is in the cache now."""
     todo = [left for wanted in side.videos if (left := missing(wanted, cache)).clips]
     clips = sum(len(wanted.clips) for wanted in todo)
@@ -90,7 +94,11 @@ class Measurer:
 def fan_out(
     engine: Engine, sides: tuple[Side, Side], rulers: Sequence[Ruler], folder: Path, settings: Settings, device: str
 ) -> dict[str, str]:
-    """Why videos could not be decoded, by their hashes; all else is in the cache now."""
+    """By ``engine``'s workers: why videos could not be decoded, by their hashes; all else is in the cache now.
+
+    Raises:
+        Mistake: a worker's own, or too many of them died.
+    """
     todo = [batch for side, own in zip(sides, rulers, strict=True) for batch in _batches(side, own, folder)]
     if not todo:
         return {}
@@ -127,6 +135,7 @@ def leave_out_failed(side: Side, ruler: Ruler, cache: Cache, failed: dict[str, s
 
 
 def bar_on(console: Console) -> Progress:
+    """A bar that is drawn on a terminal alone, and goes when it is done."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     return Progress(
         *columns,

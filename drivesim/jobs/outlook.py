@@ -20,8 +20,11 @@ BITS = 0.5  # of a pixel of our files: real drives take 0.2 at 512x1024, what sm
 NOTHING = "take smaller models, or a --device with more memory"
 
 
-def foresee(rollouts: Sequence[Rollout], out: Path, room: Room) -> Estimate:
+def foresee(rollouts: Sequence[Rollout], out: Path, room: Room, loaded: int | None = None) -> Estimate:
     """What ``rollouts``, of one stack, will take from their beginning.
+
+    Args:
+        loaded: bytes that were held at most while the weights were loaded; None where that is not known.
 
     Raises:
         Mistake: memory or disk do not suffice.
@@ -40,8 +43,8 @@ def foresee(rollouts: Sequence[Rollout], out: Path, room: Room) -> Estimate:
         parts += [Part(name, sum(each[name] for each in calls), taken) for name, taken in found.seconds.items()]
     parts.sort(key=lambda part: -part.calls * part.seconds)
     written = f"{frames} frames at about {BITS} bits a pixel, in segments and as a whole, and what windows leave"
-    if peaks:
-        peaks.append(memory.peak_bytes(rollouts[0].stack.device))  # weights were held beside their files to be loaded
+    if peaks and loaded is not None:
+        peaks.append(loaded)
     return Estimate("generate", tuple(parts), max(peaks, default=None), disk, written)
 
 

@@ -104,10 +104,7 @@ def linear(layer: nn.Module, x: Tensor) -> Tensor:
 
 
 class Attention(nn.Module):
-    """Multi-head attention ``n l c``; queries from ``x``, keys and values from ``tokens`` (``x`` itself when None).
-
-    What comes back is ``n 1 c`` where it is the same for all of ``x``.
-    """
+    """Multi-head attention ``n l c``; queries from ``x``, keys and values from ``tokens`` (``x`` itself when None)."""
 
     def __init__(self, channels: int, heads: int, cross: int | None = None, bias: bool = False):
         super().__init__()
@@ -119,8 +116,6 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, tokens: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         source = x if tokens is None else tokens.to(x.dtype)
-        if tokens is not None and tokens.shape[1] == 1 and mask is None:
-            return linear(self.to_out[0], self.to_v(source))  # the share of a single token is 1, whoever asks
         q, k, v = (
             rearrange(y, "n l (a d) -> n a l d", a=self.heads)
             for y in (self.to_q(x), self.to_k(source), self.to_v(source))
@@ -128,6 +123,19 @@ class Attention(nn.Module):
         seen = None if mask is None else mask[:, None, None, :]
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=seen)
         return linear(self.to_out[0], rearrange(out, "n a l d -> n l (a d)"))
+
+    def alone(self, tokens: Tensor | None, mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+        """What comes back for a single token, ``n 1 c``, whoever asks: its share is 1. Queries and keys then have no
+        gradient, where it would be zero. None: there are more, or some that are masked."""
+        if tokens is None or mask is not None or tokens.shape[1] != 1:
+            return None
+        return linear(self.to_out[0], self.to_v(tokens.to(dtype)))
+
+
+def looked(attention: Attention, norm: nn.Module, x: Tensor, tokens: Tensor | None, mask: Tensor | None) -> Tensor:
+    """``attention`` behind its ``norm``, neither of which a single token needs."""
+    same = attention.alone(tokens, mask, x.dtype)
+    return attention(norm(x), tokens, mask) if same is None else same
 
 
 class GEGLU(nn.Module):
@@ -229,9 +237,9 @@ class TransformerBlock(nn.Module):
         if hasattr(self, "attn2") and tokens is None:
             raise ValueError(TOKENS)
         own = (tokens, mask) if self.only_cross else (None, None)
-        x = x + self.attn1(self.norm1(x), *own)
+        x = x + looked(self.attn1, self.norm1, x, *own)
         if hasattr(self, "attn2"):
-            x = x + self.attn2(self.norm2(x), tokens, mask)
+            x = x + looked(self.attn2, self.norm2, x, tokens, mask)
         return x + self.ff(self.norm3(x))
 
 

@@ -269,20 +269,20 @@ class TemporalBlock(nn.Module):
         if isinstance(self.attn1, TemporalAttention):
             x = x + self.attn1(self.norm1(x), seen, distances)
         else:
-            x = x + _crossed(self.attn1, self.norm1(x), tokens, mask)
+            x = x + _crossed(self.attn1, self.norm1, x, tokens, mask)
         if hasattr(self, "attn2"):
-            x = x + _crossed(self.attn2, self.norm2(x), tokens, mask)
+            x = x + _crossed(self.attn2, self.norm2, x, tokens, mask)
         return x + self.ff(self.norm3(x)) if hasattr(self, "ff") else x
 
 
-def _crossed(attention: Attention, x: Tensor, tokens: Tensor | None, mask: Tensor | None) -> Tensor:
+def _crossed(attention: Attention, norm: nn.Module, x: Tensor, tokens: Tensor | None, mask: Tensor | None) -> Tensor:
     """Every cell and frame of a clip looks at its ``tokens`` b L D: as queries of one sequence, without copies."""
     if tokens is None:
         raise ValueError(TOKENS)
     b, t = tokens.shape[0], x.shape[1]
-    out = attention(rearrange(x, "(b l) t c -> b (l t) c", b=b), tokens, mask)
-    if out.shape[1] == 1:
-        return repeat(out, "b 1 c -> (b l) 1 c", l=x.shape[0] // b)
+    if (same := attention.alone(tokens, mask, x.dtype)) is not None:
+        return repeat(same, "b 1 c -> (b l) 1 c", l=x.shape[0] // b)
+    out = attention(rearrange(norm(x), "(b l) t c -> b (l t) c", b=b), tokens, mask)
     return rearrange(out, "b (l t) c -> (b l) t c", t=t)
 
 

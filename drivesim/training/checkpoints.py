@@ -9,14 +9,13 @@ Sharded, a checkpoint is a folder of that name: safetensors files that torch.dis
 process, and ``rest.pt`` with what is no tensor. Any number of processes reads it, as it reads the single file.
 """
 
-import hashlib
 import os
 import shutil
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 from lightning_fabric.plugins.io import CheckpointIO
@@ -85,7 +84,7 @@ def save(content: Mapping[str, Any], file: Path) -> None:
     weights.check_finite(dict(tensors(content)), file)
     with weights.replacing(file) as part:
         with open(part, "wb") as out:
-            sink = Hashed(out)
+            sink = weights.Hashed(out)
             try:
                 torch.save(content, sink)  # type: ignore[arg-type]  # a sink is all that it asks for
             except RuntimeError:  # torch's own words of a full disk are "unexpected pos"
@@ -269,27 +268,6 @@ def _differs(line: str, file: Path) -> bool:
 
 def _bytes(file: Path) -> int:
     return sum(part.stat().st_size for part in (file.iterdir() if file.is_dir() else [file]))
-
-
-class Hashed:
-    """A file that is being written: its bytes are counted and hashed on their way, torch writes them in order."""
-
-    def __init__(self, out: IO[bytes]):
-        self.out, self.digest, self.size = out, hashlib.sha256(), 0
-        self.problem: OSError | None = None
-
-    def write(self, data: Any) -> int:
-        try:
-            self.out.write(data)
-        except OSError as problem:
-            self.problem = problem
-            raise
-        self.digest.update(data)
-        self.size += len(data)
-        return len(data)
-
-    def flush(self) -> None:
-        self.out.flush()
 
 
 def _read_back(file: Path) -> str:

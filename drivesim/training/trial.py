@@ -20,8 +20,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from drivesim.errors import Interrupted
 from drivesim.training import together
-from drivesim.training.checkpoints import Hashed
 from drivesim.training.loop import Stage, averaging, quiet, trainer_for
+from drivesim.weights import Hashed
 
 WARM = 2  # steps that come first and are slower: kernels are chosen, optimisers set up
 LEAST, MOST = 3, 20

@@ -44,6 +44,29 @@ def test_the_hash_returned_is_that_of_the_file_and_saving_is_deterministic(tmp_p
     assert first == second == weights.sha256(tmp_path / "1")
 
 
+def test_a_file_is_byte_for_byte_what_the_library_writes(tmp_path: Path) -> None:
+    """Of every kind of number, none and empty shapes, names and words that JSON has to escape."""
+    kinds = {f"{kind}": torch.tensor([1, 0, 3]).to(kind) for kind in weights.KINDS}
+    content = {
+        **kinds,
+        "scalar": torch.tensor(2.5),
+        "none": torch.zeros(0, 3),
+        "b.ä": torch.rand(2, 3).T,
+        "b": torch.ones(5),
+    }
+    header = Header("image", {"words": 'ä "quoted" \\ \n \u2028'})
+    told = {"drivesim": json.dumps(asdict(header), sort_keys=True)}
+    weights.save(tmp_path / "ours", content, header)
+    packed = {name: tensor.contiguous() for name, tensor in content.items()}
+    assert (tmp_path / "ours").read_bytes() == safetensors.torch.save(packed, told)
+    weights.save_public(tmp_path / "public", {**content, "again": content["b"]})  # shared storage, as tied weights
+    packed["again"] = packed["b"].clone()
+    assert (tmp_path / "public").read_bytes() == safetensors.torch.save(packed, {"format": "pt"})
+    other = tmp_path / "plain"
+    other.write_bytes(b"")
+    assert (tmp_path / "ours").stat().st_mode == other.stat().st_mode, "as readable as other files"
+
+
 def test_halved_weights_come_back_as_float32(tmp_path: Path) -> None:
     weights.save(tmp_path / "w", weights.halve({"a": torch.tensor([1.0, 2.5]), "n": torch.tensor([7])}), HEADER)
     tensors, _ = weights.load(tmp_path / "w")

@@ -3,9 +3,9 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from drivesim.models.blocks import ROWS, FeedForward, Upsample
+from drivesim.models.blocks import ROWS, Attention, FeedForward, Upsample, looked
 from drivesim.models.winograd import convolved
 
 LIMIT = 1e-5
@@ -77,3 +77,28 @@ def test_winograds_sums_are_the_convolution_and_know_nothing_of_the_batch(bias: 
         for other in (x[:, :, :63], x[:, :, :8, :8], x.contiguous(memory_format=torch.channels_last)):
             assert torch.equal(convolved(conv, other), conv(other))
     assert torch.equal(convolved(conv, x[:1]), conv(x[:1]))  # gradients: the plain one
+
+
+@pytest.mark.parametrize("cross", [None, 6])
+def test_a_single_token_needs_no_queries(cross: int | None) -> None:
+    """With a mask that hides nothing they are made: all is the same, and their own gradients are zero."""
+    block = nn.ModuleDict({"attention": Attention(8, 2, cross), "norm": nn.LayerNorm(8)})
+    x, tokens = seeded(2, 5, 8).requires_grad_(), seeded(2, 1, cross or 8, seed=1).requires_grad_()
+    found = []
+    for mask in (None, torch.ones(2, 1, dtype=torch.bool)):
+        block.zero_grad(set_to_none=True)
+        out = x + looked(block["attention"], block["norm"], x, tokens, mask)
+        into = torch.autograd.grad((out * torch.linspace(-1, 1, 8)).square().sum(), (x, tokens), retain_graph=True)
+        (out * torch.linspace(-1, 1, 8)).square().sum().backward()
+        found.append((out, into, {name: p.grad for name, p in block.named_parameters()}))
+    (quick, quick_into, quick_grads), (plain, plain_into, plain_grads) = found
+    assert differ(quick, plain) < LIMIT and all(
+        differ(*pair) < LIMIT for pair in zip(quick_into, plain_into, strict=True)
+    )
+    for name, grad in quick_grads.items():
+        assert (
+            grad is None
+            if "norm" in name or "to_q" in name or "to_k" in name
+            else differ(grad, plain_grads[name]) < LIMIT
+        )
+        assert grad is not None or float(plain_grads[name].abs().max()) < LIMIT

@@ -57,9 +57,9 @@ def test_a_worker_makes_what_the_command_makes(tmp_path: Path) -> None:
     for name, parent, at in (("one", None, None), ("two", one, Fraction(8))):
         made = generate.scenarios.load(tmp_path / name / "scenario.yaml")
         task = generate.Task(tmp_path / f"by-worker-{name}", name, made, 7, None)
-        models = generate.Models(tmp_path, "cpu", "32", None, None, False)
+        loading = generate.Loading(tmp_path, "cpu", "32", None, None, False)
         parting = generate.Parting(parent, at, False) if parent and at else None
-        worker = generate.Roller(models, tuple(QUICK), None, parting, "word")
+        worker = generate.Roller(loading, tuple(QUICK), None, parting, "word")
         said = worker(task)
         assert said == worker(task) and "video.mp4" in said[0]
         for file in ("video.mp4", "journal.jsonl", "plan.json", "labels.parquet"):

@@ -48,9 +48,8 @@ class Fake:
 def test_calls_times_seconds(monkeypatch: pytest.MonkeyPatch, loading: int) -> None:
     """And the memory of the largest call, or of the loading of the weights where that took more."""
     Fake(monkeypatch, {"upsample": 3})
-    monkeypatch.setattr(outlook.memory, "peak_bytes", lambda device: loading * MIB)
     one, two = rollout(), rollout(seconds=9)
-    estimate = outlook.foresee([one, two], Path("out"), PLENTY)
+    estimate = outlook.foresee([one, two], Path("out"), PLENTY, loading * MIB)
     wanted = {
         probe.name: (probe.calls + other.calls, 0.5 + 2 * probe.steps)
         for probe, other in zip(probes(one), probes(two), strict=True)
