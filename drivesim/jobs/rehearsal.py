@@ -115,8 +115,8 @@ class Rehearsal:
     @property
     def least(self) -> int | None:
         """Bytes that any step holds: the weights and, of those that are trained, gradients, AdamW's two moments and the
-        running average; None of a model that is spread over processes. What is hopeless is not tried: it
-        would take its time."""
+        running average; None of a model that is spread over processes. What is hopeless is not tried: on a CPU the
+        system would end this process, or another."""
         if self.loop.strategy == "fsdp":
             return None
         held = 4 + bool(self.loop.ema)
@@ -135,7 +135,7 @@ class Rehearsal:
     def _try(self, batch: int, at: int, timed: bool = True) -> Trial:
         first = self.begin * self.loop.batch
         try:
-            with memory.measured(self.device) as piece, memory.limited(self.device, self.room.memory):
+            with memory.measured(self.device) as piece:
                 trial = attempt(
                     self.built.stage, self.dataset, range(first, first + batch), str(self.device), at, timed
                 )

@@ -19,7 +19,6 @@ import torch
 PROC, CGROUPS = Path("/proc"), Path("/sys/fs/cgroup")
 LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of mallopt(3)
-MOST = 1 << 62  # bytes that a limit can be
 UNLIMITED = 1 << 60  # cgroups write "no limit" as the largest multiple of a page
 _highest: dict[str, int] = {}  # by device: the mark of before it was last set back
 
@@ -59,25 +58,6 @@ def within_reach(device: torch.device) -> int | None:
     if device.type != "cpu" or held is None or free is None:
         return None
     return held + min([free, *_left_in_groups()])
-
-
-@contextmanager
-def limited(device: torch.device, most: int | None) -> Iterator[None]:
-    """In its block this process may come to hold ``most`` bytes in all: asking for more is an error there (see
-    ``errors.out_of_memory``), where the system would otherwise end the process once it used them. On Linux's CPUs, else
-    without effect; None: as much as there is."""
-    held, writable = (_field(PROC / "self" / "status", name) for name in ("VmRSS", "VmData"))
-    if device.type != "cpu" or most is None or held is None or writable is None:
-        yield
-        return
-    before = resource.getrlimit(resource.RLIMIT_DATA)
-    asked = writable + max(0, most - held)
-    least = min(asked, *(limit for limit in before if limit != resource.RLIM_INFINITY), MOST)
-    resource.setrlimit(resource.RLIMIT_DATA, (least, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_DATA, before)
 
 
 def keep() -> None:
