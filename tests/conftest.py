@@ -4,6 +4,7 @@ import builtins
 import fnmatch
 import io
 import os
+import signal
 import subprocess
 import warnings
 import zlib
@@ -22,6 +23,8 @@ import torch  # noqa: E402
 from drivesim.data import writer  # noqa: E402
 
 torch.set_num_threads(THREADS)
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # begun in the background, and so would be what tests stop by it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
