@@ -48,7 +48,7 @@ from drivesim.scene import Labels
 CONFIGS = Path(__file__).resolve().parents[1] / "configs" / "driving"
 META = torch.device("meta")
 BYTES, TERA = 2, 1e12  # of a number in bf16
-HOPED = 0.4  # of that
+HOPED = 0.4  # of the bound
 TOKENS = 1  # of labels
 SIZE, LARGE = (128, 256), (512, 1024)
 WAYS = {
@@ -125,7 +125,7 @@ def driving(direct: bool, thin: bool, read: Read) -> Stack:
     with META:
         code = Autoencoder(first).eval()
         decode = read.watch(Decoding(VideoDecoder(code, DecoderLayers(decoder, code))).eval())
-    tokens = told(drawn.model.cross)
+    tokens = tokens_of(drawn.model.cross)
     image, keys, gaps = (
         Denoiser(network(drawn.model, layers, read), schedule) for layers in (None, own.temporal, between.temporal)
     )
@@ -145,14 +145,15 @@ def driving(direct: bool, thin: bool, read: Read) -> Stack:
         device=META,
         interpolation=Interpolation(gaps, between.temporal.rates),
         temporal_decoder=TemporalDecoder(decode, decoder.frames, Fraction(30)),
-        upsampler=None if direct else larger(read),
+        upsampler=None if direct else upsampler(read),
     )
 
 
-def larger(read: Read) -> Upsampler:
+def upsampler(read: Read) -> Upsampler:
+    """Image upsampler and temporal layers, without numbers."""
     alone, over = settings(UpsamplerRun, "upsampler"), settings(UpsamplerTemporalRun, "upsampler-temporal").temporal
     denoiser = Denoiser(network(alone.model, over, read), Schedule(alone.schedule))
-    tokens = told(alone.model.cross)
+    tokens = tokens_of(alone.model.cross)
     return Upsampler(denoiser, over.frames, alone.factor, alone.low_levels, tokens, tokens([Labels()])[0])
 
 
@@ -167,7 +168,7 @@ def settings(kind: type[Any], name: str) -> Any:
     return config.load(kind, CONFIGS / f"{name}.yaml", [])
 
 
-def told(width: int | None) -> Callable[[list[Labels]], Tensor]:
+def tokens_of(width: int | None) -> Callable[[list[Labels]], Tensor]:
     return lambda labels: torch.zeros(len(labels), TOKENS, width or 1, device=META)
 
 

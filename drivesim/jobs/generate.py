@@ -184,7 +184,7 @@ def run(
     _check_free(out, found, resume)
     asked = Loading(weights, device, precision, backbone, temporal, compiled)
     with Log() as log:
-        with memory.measured(torch.device(device)) as loading:
+        with memory.measured(torch.device(device)) as held:
             stack = asked.load()
         for name, each in found.items():
             if each.boxes != "unknown" and stack.boxed is None:
@@ -203,7 +203,7 @@ def run(
             if left := [rollout for task, rollout in pairs if not (task.folder / "video.mp4").exists()]:
                 room = Room.at(out, stack.device)
                 with torch.compiler.set_stance("force_eager") if compiled else nullcontext():
-                    crew.shared(foresee(left, out, room, loading.peak), room).show(room)
+                    crew.shared(foresee(left, out, room, held.peak), room).show(room)
             if dry_run:
                 return []
             if crew.far:

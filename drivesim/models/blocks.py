@@ -124,7 +124,7 @@ class Attention(nn.Module):
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=seen)
         return linear(self.to_out[0], rearrange(out, "n a l d -> n l (a d)"))
 
-    def alone(self, tokens: Tensor | None, mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    def of_one_token(self, tokens: Tensor | None, mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
         """What comes back for a single token, ``n 1 c``, whoever asks: its share is 1. Queries and keys then have no
         gradient, where it would be zero. None: there are more, or some that are masked."""
         if tokens is None or mask is not None or tokens.shape[1] != 1:
@@ -132,9 +132,9 @@ class Attention(nn.Module):
         return linear(self.to_out[0], self.to_v(tokens.to(dtype)))
 
 
-def looked(attention: Attention, norm: nn.Module, x: Tensor, tokens: Tensor | None, mask: Tensor | None) -> Tensor:
+def attend(attention: Attention, norm: nn.Module, x: Tensor, tokens: Tensor | None, mask: Tensor | None) -> Tensor:
     """``attention`` behind its ``norm``, neither of which a single token needs."""
-    same = attention.alone(tokens, mask, x.dtype)
+    same = attention.of_one_token(tokens, mask, x.dtype)
     return attention(norm(x), tokens, mask) if same is None else same
 
 
@@ -237,9 +237,9 @@ class TransformerBlock(nn.Module):
         if hasattr(self, "attn2") and tokens is None:
             raise ValueError(TOKENS)
         own = (tokens, mask) if self.only_cross else (None, None)
-        x = x + looked(self.attn1, self.norm1, x, *own)
+        x = x + attend(self.attn1, self.norm1, x, *own)
         if hasattr(self, "attn2"):
-            x = x + looked(self.attn2, self.norm2, x, tokens, mask)
+            x = x + attend(self.attn2, self.norm2, x, tokens, mask)
         return x + self.ff(self.norm3(x))
 
 

@@ -280,7 +280,7 @@ def _crossed(attention: Attention, norm: nn.Module, x: Tensor, tokens: Tensor | 
     if tokens is None:
         raise ValueError(TOKENS)
     b, t = tokens.shape[0], x.shape[1]
-    if (same := attention.alone(tokens, mask, x.dtype)) is not None:
+    if (same := attention.of_one_token(tokens, mask, x.dtype)) is not None:
         return repeat(same, "b 1 c -> (b l) 1 c", l=x.shape[0] // b)
     out = attention(rearrange(norm(x), "(b l) t c -> b (l t) c", b=b), tokens, mask)
     return rearrange(out, "b (l t) c -> (b l) t c", t=t)

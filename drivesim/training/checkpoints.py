@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from lightning_fabric.plugins.io import CheckpointIO
@@ -84,18 +84,28 @@ def save(content: Mapping[str, Any], file: Path) -> None:
     weights.check_finite(dict(tensors(content)), file)
     with weights.replacing(file) as part:
         with open(part, "wb") as out:
-            sink = weights.Hashed(out)
-            try:
-                torch.save(content, sink)  # type: ignore[arg-type]  # a sink is all that it asks for
-            except RuntimeError:  # torch's own words of a full disk are "unexpected pos"
-                if sink.problem is None:
-                    raise
-                raise sink.problem from None
+            sink = write(content, out)
         hash_file(file).unlink(missing_ok=True)  # of the file that is replaced: a wrong hash is worse than none
     if file.stat().st_size != sink.size or _read_back(file) != sink.digest.hexdigest():
         file.unlink()
         raise Mistake("the disk gives back other bytes than were written", where=file, mend="--out on another disk")
     weights.write_atomic(hash_file(file), f"{sink.digest.hexdigest()}  {file.name}\n".encode())
+
+
+def write(content: Mapping[str, Any], out: IO[bytes]) -> weights.Hashed:
+    """Into an open file, without a copy of it in memory.
+
+    Raises:
+        OSError: the system's, of the file.
+    """
+    sink = weights.Hashed(out)
+    try:
+        torch.save(content, sink)  # type: ignore[arg-type]  # a sink is all that it asks for
+    except RuntimeError:  # torch's own words of a full disk are "unexpected pos"
+        if sink.problem is None:
+            raise
+        raise sink.problem from None
+    return sink
 
 
 def save_sharded(content: Mapping[str, Any], folder: Path) -> None:

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from drivesim.models.blocks import ROWS, Attention, FeedForward, Upsample, looked
+from drivesim.models.blocks import ROWS, Attention, FeedForward, Upsample, attend
 from drivesim.models.winograd import convolved
 
 LIMIT = 1e-5
@@ -87,7 +87,7 @@ def test_a_single_token_needs_no_queries(cross: int | None) -> None:
     found = []
     for mask in (None, torch.ones(2, 1, dtype=torch.bool)):
         block.zero_grad(set_to_none=True)
-        out = x + looked(block["attention"], block["norm"], x, tokens, mask)
+        out = x + attend(block["attention"], block["norm"], x, tokens, mask)
         into = torch.autograd.grad((out * torch.linspace(-1, 1, 8)).square().sum(), (x, tokens), retain_graph=True)
         (out * torch.linspace(-1, 1, 8)).square().sum().backward()
         found.append((out, into, {name: p.grad for name, p in block.named_parameters()}))

@@ -40,6 +40,7 @@ def no_copies(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "tensor", from_numbers)
 
 
+@torch.inference_mode()
 @pytest.mark.parametrize("temporal", [PLAIN, BLENDED], ids=["context", "blend"])
 @pytest.mark.parametrize("scales", [(1, 1), (2, 3), (0, 2), (2, 2)])
 @pytest.mark.parametrize("name", ["ddim", "dpmpp_2m", "heun"])
