@@ -5,21 +5,18 @@ of others have no such header: ``public`` finds them in a folder of the diffuser
 ``config.json``.
 """
 
-import hashlib
 import json
-import os
-import re
 import shlex
-import shutil
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import IO, Any, NoReturn
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
 
+from drivesim import disk
 from drivesim.errors import Mistake
 
 STAGES = ("autoencoder", "image", "keyframes", "interpolation", "decoder", "upsampler", "extractor")
@@ -32,7 +29,6 @@ KINDS = {
 PUBLIC = "diffusion_pytorch_model"
 Shape = tuple[int, ...]
 PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
-PART = re.compile(r"\.(?P<of>.+?)(\.(?P<pid>\d+))?\.part")  # a file, or a folder, that is not whole yet
 
 
 @dataclass(frozen=True)
@@ -76,34 +72,13 @@ def save(file: str | Path, tensors: Mapping[str, Tensor], header: Header) -> str
     """
     content = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     check_finite(content, file)
-    with replacing(file) as part, open(part, "wb") as out:
-        sink = Hashed(out)
+    with disk.replacing(file) as part, open(part, "wb") as out:
+        sink = disk.Hashed(out)
         _write(sink, content, {"drivesim": json.dumps(asdict(header), sort_keys=True)})
     return sink.digest.hexdigest()
 
 
-class Hashed:
-    """A file that is being written: its bytes are counted and hashed on their way."""
-
-    def __init__(self, out: IO[bytes]):
-        self.out, self.digest, self.size = out, hashlib.sha256(), 0
-        self.problem: OSError | None = None
-
-    def write(self, data: Any) -> int:
-        try:
-            self.out.write(data)
-        except OSError as problem:
-            self.problem = problem
-            raise
-        self.digest.update(data)
-        self.size += len(data)
-        return len(data)
-
-    def flush(self) -> None:
-        self.out.flush()
-
-
-def _write(sink: Hashed, tensors: Mapping[str, Tensor], told: Mapping[str, str]) -> None:
+def _write(sink: disk.Hashed, tensors: Mapping[str, Tensor], told: Mapping[str, str]) -> None:
     """A safetensors file, byte for byte the library's. That one either has all of it in memory, or opens a file of its
     own beside: then a full disk is no error of the system's, and ``kill -9`` leaves what nobody sweeps."""
     begin, rows = 0, dict[str, Any]({"__metadata__": dict(told)})
@@ -136,115 +111,8 @@ def save_public(file: str | Path, tensors: Mapping[str, Tensor]) -> None:
         Mistake: the file cannot be written; what was there stays.
     """
     content = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    with replacing(file) as part, open(part, "wb") as out:
-        _write(Hashed(out), content, {"format": "pt"})
-
-
-@contextmanager
-def writing(file: str | Path) -> Iterator[None]:
-    """Says of an error of the system in its block that ``file`` could not be written: a full disk is no defect.
-
-    Raises:
-        Mistake: the file and the system's words, one line.
-    """
-    try:
-        yield
-    except OSError as problem:
-        what = os.strerror(problem.errno) if problem.errno else str(problem)
-        raise Mistake(f"cannot be written: {what}", where=file) from problem
-
-
-@contextmanager
-def replacing(file: str | Path) -> Iterator[Path]:
-    """A temporary file beside ``file`` to be written, which becomes ``file`` whole once the block ends: flushed to the
-    disk, then put in its place, so that what was there stays until then, also when the machine dies in between. After
-    an error it is removed; after ``kill -9`` ``sweep`` finds it.
-
-    Raises:
-        Mistake: it cannot be written.
-    """
-    file = Path(file)
-    part = file.with_name(f".{file.name}.{os.getpid()}.part")
-    with writing(file):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            yield part
-            with open(part, "rb") as written:
-                os.fsync(written.fileno())
-            os.replace(part, file)
-        finally:
-            with suppress(OSError):
-                part.unlink(missing_ok=True)
-        folder = os.open(file.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-
-
-def write_atomic(file: str | Path, data: bytes) -> None:
-    """``data`` becomes ``file`` whole or not at all; see ``replacing``."""
-    with replacing(file) as part:
-        part.write_bytes(data)
-
-
-def copy_atomic(source: Path, file: Path) -> None:
-    """As ``write_atomic``, of the bytes of ``source``, which may be many."""
-    with open(source, "rb") as opened, replacing(file) as part, open(part, "wb") as out:
-        shutil.copyfileobj(opened, out, 1 << 20)
-
-
-def append(file: Path, text: str, sync: bool = False) -> None:
-    """Puts whole lines behind those of ``file``, all of them or none.
-
-    Args:
-        sync: they are on the disk when this returns.
-
-    Raises:
-        Mistake: they cannot be written.
-    """
-    data = text.encode()
-    with writing(file):
-        handle = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-        try:
-            before = os.fstat(handle).st_size
-            try:
-                while data:
-                    data = data[os.write(handle, data) :]
-                if sync:
-                    os.fsync(handle)
-            except OSError:
-                with suppress(OSError):
-                    os.ftruncate(handle, before)
-                raise
-        finally:
-            os.close(handle)
-
-
-def sweep(*folders: Path, of: str | None = None) -> list[Path]:
-    """Removes what processes that are gone left half-written in ``folders``, of a file or folder with the name ``of``
-    alone where one is given; returns what it was."""
-    found = [entry for folder in folders if folder.is_dir() for entry in folder.iterdir() if _orphan(entry.name, of)]
-    for entry in found:
-        with writing(entry):
-            shutil.rmtree(entry) if entry.is_dir() else entry.unlink(missing_ok=True)
-    return found
-
-
-def _orphan(name: str, of: str | None) -> bool:
-    match = PART.fullmatch(name)
-    if match is None or match["of"] != (of or match["of"]):
-        return False
-    pid = int(match["pid"] or 0)  # 0: versions before named no process
-    if pid in (0, os.getpid()):  # in a container the process before had our number; we have written nothing yet
-        return True
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return True
-    except (PermissionError, OverflowError):
-        pass
-    return False
+    with disk.replacing(file) as part, open(part, "wb") as out:
+        _write(disk.Hashed(out), content, {"format": "pt"})
 
 
 def header(file: str | Path, stage: str | Iterable[str] | None = None) -> Header:
@@ -311,7 +179,7 @@ def load_frozen(file: Path, name: str, sha: str) -> tuple[dict[str, Tensor], Hea
     Raises:
         Mistake: the file is not that.
     """
-    if not file.is_file() or sha256(file) != sha:
+    if not file.is_file() or disk.sha256(file) != sha:
         what = f"this is not {name}: the file's hash differs from the one in the code"
         raise Mistake(what, where=file, mend="install drivesim again")
     return load(file, "extractor")
@@ -437,14 +305,6 @@ def _opened(file: str | Path) -> Iterator[Any]:
             yield opened
     except (SafetensorError, OSError) as problem:
         raise Mistake(f"not a whole safetensors file ({problem})", where=file) from None
-
-
-def sha256(file: str | Path) -> str:
-    digest = hashlib.sha256()
-    with open(file, "rb") as opened:
-        while block := opened.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def halve(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

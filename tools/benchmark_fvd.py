@@ -50,7 +50,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from drivesim import randomness, weights
+from drivesim import disk, randomness
 from drivesim.data import video
 from drivesim.data.gather import gather
 from drivesim.metrics import protocols, resize
@@ -776,9 +776,9 @@ def main() -> None:
     about = [machine(), f"load (1, 5, 15 minutes): {'; '.join(loads)}", f"{time.perf_counter() - start:.0f} s in all"]
     if args.json:
         content = {"about": about, "rows": [asdict(row) | {"met": row.met} for row in rows]}
-        weights.write_atomic(args.json, json.dumps(content, indent=1).encode())
+        disk.write_atomic(args.json, json.dumps(content, indent=1).encode())
     if args.out:
-        weights.write_atomic(args.out, table(rows, about).encode())
+        disk.write_atomic(args.out, table(rows, about).encode())
 
 
 if __name__ == "__main__":

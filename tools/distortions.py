@@ -27,7 +27,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from drivesim import randomness, weights
+from drivesim import disk, randomness
 from drivesim.data import sources, video
 from drivesim.metrics import i3d
 from drivesim.metrics.builtin import Builtin
@@ -291,7 +291,7 @@ def main() -> None:
     def keep(key: str) -> None:
         print(f"{key:20s}", *map(_cells, known[key]), flush=True)
         if options.json:
-            weights.write_atomic(options.json, json.dumps(kept, indent=1).encode())
+            disk.write_atomic(options.json, json.dumps(kept, indent=1).encode())
 
     measure(lookers, a, b, known, keep)
     print(table(known, lookers))

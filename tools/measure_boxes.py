@@ -31,6 +31,7 @@ from drivesim.data import generated, video
 from drivesim.data.annotations import Labelled
 from drivesim.data.index import Entry, Index
 from drivesim.diffusion.precondition import Denoiser
+from drivesim.disk import write_atomic
 from drivesim.jobs import openings, stack
 from drivesim.metrics import detector, obedience
 from drivesim.metrics.matching import LEAST, VISIBLE, extent, overlap
@@ -58,7 +59,6 @@ from drivesim.scene import (
     to_model,
     to_pixels,
 )  # fmt: skip
-from drivesim.weights import write_atomic
 
 BATCH = 16
 MARGIN = 0.1  # of a box's sides, by which a place is widened

@@ -28,6 +28,7 @@ from torch import Tensor
 
 from drivesim.data import video
 from drivesim.data.index import Index
+from drivesim.disk import write_atomic
 from drivesim.errors import Mistake
 from drivesim.jobs import generate, openings
 from drivesim.metrics import drift
@@ -35,7 +36,6 @@ from drivesim.metrics.builtin import Builtin, BuiltinFrames
 from drivesim.metrics.features import prepared_clips
 from drivesim.metrics.jackknife import frechet
 from drivesim.scene import KEYFRAME_FPS
-from drivesim.weights import write_atomic
 
 FRAMES, CLIPS, SINGLE = 16, 7, 4
 STRETCH = 30.0

@@ -29,10 +29,10 @@ from torch.nn import functional as F
 from drivesim import yamlfile
 from drivesim.data import video
 from drivesim.data.captions import DENSE, of_world
+from drivesim.disk import write_atomic
 from drivesim.jobs import generate
 from drivesim.randomness import generator
 from drivesim.scene import CARS, to_model
-from drivesim.weights import write_atomic
 from drivesim.world import World
 from drivesim.world.drive import one_thread
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from drivesim import weights
+from drivesim import disk, weights
 from drivesim.jobs.train import STAGES
 
 LIMIT = 16_000_000  # bytes, of all files
@@ -29,7 +29,7 @@ def pack(folders: list[Path], out: Path, bounds: float | None = None) -> list[st
     rows = ["| file | parameters | bytes | steps | hours | SHA-256 |", "|---|---|---|---|---|---|"]
     for stage, file in ((stage, found[stage]) for stage in STAGES if stage in found):  # parents first
         tensors, header = weights.load(file, stage)
-        before = weights.sha256(file)
+        before = disk.sha256(file)
         parents = {parent: renamed[sha] for parent, sha in header.parents.items()}  # KeyError: of another stack
         made = replace(header, parents=parents, train={**header.train, "packed": before})
         if stage == "keyframes" and bounds is not None:

@@ -25,7 +25,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from drivesim import config, weights
+from drivesim import config, disk
 from drivesim.jobs import encode, generate, index, train
 from drivesim.jobs.preflight import Estimate, size
 from drivesim.training.diffusion import ImageStage
@@ -158,7 +158,7 @@ def _stack(name: str, work: Path, device: str) -> None:
     train.rehearse = lambda *args, **more: None
     (work / "weights").mkdir(parents=True, exist_ok=True)
     if not (work / "world").is_dir():
-        weights.write_atomic(work / "world.yaml", config.to_yaml(WORLD | suite.world).encode())
+        disk.write_atomic(work / "world.yaml", config.to_yaml(WORLD | suite.world).encode())
         index.run(work / "world.yaml", work / "world", seed=7)
     for stage in suite.stages:
         kept = work / "weights" / f"{stage}.safetensors"

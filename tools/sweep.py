@@ -26,8 +26,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from drivesim import config
+from drivesim.disk import write_atomic
 from drivesim.errors import Mistake
-from drivesim.weights import write_atomic
 
 SCORES, DONE = "scores.json", "done.jsonl"
 

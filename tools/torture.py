@@ -40,7 +40,7 @@ import pyarrow.parquet as pq
 import torch
 import torch.utils.tensorboard  # a training imports it late: here once for all
 
-from drivesim import cli, weights, yamlfile
+from drivesim import cli, disk, weights, yamlfile
 from drivesim.data import video
 from drivesim.jobs import encode, generate, index, train
 from drivesim.jobs.preflight import Estimate
@@ -240,7 +240,7 @@ def flaws(run: Path, reference: Path | None = None) -> tuple[list[str], int]:
     found, tails = [], 0
     for file in sorted(file for file in run.rglob("*") if file.is_file()):
         name = file.relative_to(run)
-        if any(weights.PART.fullmatch(part) for part in name.parts) or name.parts[0] in ("events", "lock"):
+        if any(disk.PART.fullmatch(part) for part in name.parts) or name.parts[0] in ("events", "lock"):
             continue
         try:
             tails += _whole(file)
@@ -285,9 +285,7 @@ def _whole(file: Path) -> bool:
 
 def orphans(run: Path) -> list[str]:
     return [
-        str(file.relative_to(run))
-        for file in run.rglob("*")
-        if weights.PART.fullmatch(file.name) or file.name == "lock"
+        str(file.relative_to(run)) for file in run.rglob("*") if disk.PART.fullmatch(file.name) or file.name == "lock"
     ]
 
 

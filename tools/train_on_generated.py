@@ -25,7 +25,7 @@ import torch
 from make_detector import Frames
 
 import drivesim
-from drivesim import randomness, weights
+from drivesim import disk, randomness
 from drivesim.data import generated, video
 from drivesim.data.index import Entry, Index
 from drivesim.errors import Mistake
@@ -215,7 +215,7 @@ def main() -> None:
         score = compare(runs(options.generated), clips(options.true, "train"), clips(options.held, "val"), options)
     except Mistake as mistake:
         raise SystemExit(str(mistake)) from None
-    weights.write_atomic(options.out, json.dumps(score, indent=1).encode())
+    disk.write_atomic(options.out, json.dumps(score, indent=1).encode())
     ap50, between = score["ap50"], score["interval"]
     for name in ap50:
         print(f"AP50 trained on {name} frames: {ap50[name]['mean']} {between[name]}")

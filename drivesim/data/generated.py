@@ -16,9 +16,9 @@ import pyarrow.parquet as pq
 
 from drivesim.data import index
 from drivesim.data.annotations import Labelled
+from drivesim.disk import sha256, write_atomic
 from drivesim.errors import Mistake
 from drivesim.scene import Labels, joined
-from drivesim.weights import sha256, write_atomic
 
 VIDEO, FRAMES, BOXES = "video.mp4", "labels.parquet", index.BOXES
 SOURCE = "generated"  # where the boxes are from

@@ -24,7 +24,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from drivesim import weights
+from drivesim import disk
 from drivesim.data import store
 from drivesim.data.frames import image_folder, refuse_outside
 from drivesim.data.groups import Groups
@@ -166,8 +166,8 @@ class Entry:
 def identity(file: Path) -> str:
     """SHA-256 of the bytes; of a folder of images, of its images' hashes in order."""
     if file.is_dir():
-        return hashlib.sha256("".join(map(weights.sha256, image_folder(file))).encode()).hexdigest()
-    return weights.sha256(file)
+        return hashlib.sha256("".join(map(disk.sha256, image_folder(file))).encode()).hexdigest()
+    return disk.sha256(file)
 
 
 def size_of(file: Path) -> int:
@@ -199,7 +199,7 @@ class Rows:
                 split = "val" if entry.drive in held_back else "train"
                 writer.add(replace(entry, split=split), self.boxes.get(entry.clip_id))
         lines = "".join(json.dumps(line) + "\n" for line in self.quarantined)
-        weights.write_atomic(folder / QUARANTINE, lines.encode())
+        disk.write_atomic(folder / QUARANTINE, lines.encode())
 
 
 class Writer:
@@ -254,15 +254,15 @@ class _Table:
 
     def __init__(self, file: Path, schema: pa.Schema):
         self.file = file
-        with weights.writing(file):
+        with disk.writing(file):
             self._writer = pq.ParquetWriter(file, schema)
 
     def write(self, rows: pa.Table, group: int) -> None:
-        with weights.writing(self.file):
+        with disk.writing(self.file):
             self._writer.write_table(rows, row_group_size=group)
 
     def close(self) -> None:
-        with weights.writing(self.file):
+        with disk.writing(self.file):
             self._writer.close()
 
 
@@ -304,13 +304,13 @@ def whole_folder(out: Path) -> Iterator[Path]:
     anew = [parent for parent in part.parents if not parent.exists()]
     try:
         part.parent.mkdir(parents=True, exist_ok=True)
-        weights.sweep(part.parent, of=out.name)
+        disk.sweep(part.parent, of=out.name)
         part.mkdir()
     except OSError as problem:
         raise Mistake(f"cannot be made: {problem.strerror}", where=out) from None
     try:
         yield part
-        with weights.writing(out):
+        with disk.writing(out):
             if out.is_dir():
                 out.rmdir()
             os.replace(part, out)
@@ -394,7 +394,7 @@ class Index:
     @cached_property
     def digest(self) -> str:
         """Changes when anything in the index does; taken when it is first asked for, as every byte is read."""
-        whole = "".join(weights.sha256(self.folder / name) for name in (FILES, BOXES))
+        whole = "".join(disk.sha256(self.folder / name) for name in (FILES, BOXES))
         return hashlib.sha256(whole.encode()).hexdigest()
 
     def check(self, entry: Entry) -> None:

@@ -13,9 +13,9 @@ import pyarrow.parquet as pq
 
 from drivesim.data.index import GROUP, Entry
 from drivesim.data.latents import ABOUT, BOX, FORMAT, SCHEMA, SEQUENCES, UNKNOWN, About, Sequence
+from drivesim.disk import replacing, write_atomic, writing
 from drivesim.errors import Mistake
 from drivesim.scene import FrameBoxes
-from drivesim.weights import replacing, write_atomic, writing
 
 SHARD_BYTES = 256 << 20
 

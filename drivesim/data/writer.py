@@ -16,8 +16,8 @@ from av.video.reformatter import Colorspace
 
 from drivesim.data.frames import image
 from drivesim.data.opening import opened, own_rate
+from drivesim.disk import writing
 from drivesim.errors import Mistake
-from drivesim.weights import writing
 
 Size = tuple[int, int]
 BT709 = 1

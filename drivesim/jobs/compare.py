@@ -19,7 +19,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import track
 
-from drivesim import randomness, weights
+from drivesim import disk, randomness
 from drivesim.data import video
 from drivesim.data.gather import gather
 from drivesim.data.index import whole_folder
@@ -78,7 +78,7 @@ def run(
             "schema": KEY, "study": name, **facts, "frames": plan.frames, "conditioned": conditioned,
             "paired": "by name" if plan.by_name else "at random", "pairs": rows,
         }  # fmt: skip
-        weights.write_atomic(part / "key.json", json.dumps(key, indent=1).encode())
+        disk.write_atomic(part / "key.json", json.dumps(key, indent=1).encode())
         left_out = [*plan.left_out, *refused]
         record.facts |= {"pairs": len(rows), "left_out": [str(problem).splitlines()[0] for problem in left_out]}
     _tell(out, plan, key, pairs, left_out, _same(*sides))
@@ -154,7 +154,7 @@ def _one_length(left: Path, right: Path) -> None:
 def _digest(folder: Path, rows: list[dict[str, Any]]) -> str:
     """The study's name: what is shown decides it, and it tells nothing else."""
     files = [folder / study.clip(row["pair"], side) for row in rows for side in ("left", "right")]
-    return hashlib.sha256("".join(map(weights.sha256, files)).encode()).hexdigest()[:16]
+    return hashlib.sha256("".join(map(disk.sha256, files)).encode()).hexdigest()[:16]
 
 
 def _same(a: tuple[Path, list[Any]], b: tuple[Path, list[Any]]) -> bool:

@@ -15,7 +15,7 @@ from pathlib import Path
 from rich.console import Console
 
 import drivesim
-from drivesim import config, weights
+from drivesim import config, disk
 from drivesim.data.index import Entry, Index
 from drivesim.errors import Mistake
 from drivesim.jobs import encode, evaluate, generate, index, openings, report, tiny
@@ -82,7 +82,7 @@ def run(out: Path, seed: int = 0, device: str = "cpu", budget: Budget | None = N
 def _shipped(out: Path, seed: int, device: str, step: Step) -> list[Entry]:
     """A minute by day and one by night, told the boxes of drives that no model has seen."""
     with step("world", "footage of drives that the weights have not seen, with the boxes of its traffic"):
-        weights.write_atomic(out / "world.yaml", config.to_yaml(WORLD).encode())
+        disk.write_atomic(out / "world.yaml", config.to_yaml(WORLD).encode())
         held = Index.open(index.run(out / "world.yaml", out / "held", seed=FIRST_UNSEEN + seed))
     with step("generate", "a minute by day and one by night, with the traffic where those drives have it"):
         opened = _scenarios(held, out / "scenarios", 1, seed, MINUTE, boxes=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from drivesim import __version__, weights
+from drivesim import __version__, disk, weights
 from drivesim.data import video
 from drivesim.errors import Mistake
 from drivesim.jobs import tiny
@@ -114,7 +114,7 @@ def _disk(folder: Path) -> str:
 def _builtin() -> str:
     if not builtin.FILE.is_file():
         return f"MISSING: {builtin.FILE}"
-    found = weights.sha256(builtin.FILE)
+    found = disk.sha256(builtin.FILE)
     return f"verified {found[:12]}" if found == builtin.SHA256 else f"ALTERED: {found[:12]}, not {builtin.SHA256[:12]}"
 
 
@@ -134,4 +134,4 @@ def _weight(file: Path) -> str:
     except Mistake as mistake:
         return f"UNREADABLE: {mistake.what}"
     height, width = header.size
-    return f"{header.stage}, {height}x{width}, {header.train.get('steps', '?')} steps, {weights.sha256(file)[:12]}"
+    return f"{header.stage}, {height}x{width}, {header.train.get('steps', '?')} steps, {disk.sha256(file)[:12]}"

@@ -22,7 +22,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from drivesim import weights
+from drivesim import disk, weights
 from drivesim.data import video
 from drivesim.data.annotations import Labelled
 from drivesim.data.index import Entry, Index
@@ -157,7 +157,7 @@ def run(
 
     fullest = max(_fullest(opened.boxes(opened.entries[n].clip_id)) for n in fast)
     places = min(MOST_BOXES, fullest)
-    about = About(opened.digest, weights.sha256(file), size, str(fps), phases, precision, shape, places)
+    about = About(opened.digest, disk.sha256(file), size, str(fps), phases, precision, shape, places)
     sequences = [
         Place(n, start, video.frames_in(Fraction(opened.entries[n].seconds) - start, fps))
         for n in fast
@@ -250,7 +250,7 @@ def _is_done(out: Path, about: About, resume: bool) -> bool:
 def _begun(out: Path, about: About) -> Iterator[None]:
     """``out`` is ours, and says from what it is made until it is whole. Where nothing comes of it, it goes again."""
     with owned(out):
-        weights.write_atomic(out / BEGUN, json.dumps(_told(about), indent=1).encode())
+        disk.write_atomic(out / BEGUN, json.dumps(_told(about), indent=1).encode())
         try:
             yield
         except BaseException:

@@ -18,7 +18,7 @@ import torch
 from rich.console import Console
 from rich.markup import escape
 
-from drivesim import weights
+from drivesim import disk
 from drivesim.data.gather import Source, gather
 from drivesim.data.pairs import names as by_name
 from drivesim.errors import Mistake
@@ -293,10 +293,10 @@ def _tell(
 def _write(found: list[dict[str, Any]], folder: Path | None, json_file: Path | None, title: str) -> None:
     content = json.dumps(found, indent=1).encode()
     if json_file is not None:
-        weights.write_atomic(json_file, content)
+        disk.write_atomic(json_file, content)
     if folder is not None:
-        weights.write_atomic(folder / "scores.json", content)
-        weights.write_atomic(folder / "scores.md", f"{terminal.markdown(found)}\n".encode())
+        disk.write_atomic(folder / "scores.json", content)
+        disk.write_atomic(folder / "scores.md", f"{terminal.markdown(found)}\n".encode())
         print(report.run(folder, title=None if (folder / "run.json").is_file() else title))
 
 

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import track
 
-from drivesim import weights, world
+from drivesim import disk, world
 from drivesim.data import video
 from drivesim.data.annotations import Remarks
 from drivesim.data.index import QUARANTINE, Entry, Index, Rows, Writer, whole_folder
@@ -92,7 +92,7 @@ def join(sources: Sequence[Path], out: Path) -> Path:
                 for entry in opened.entries:
                     writer.add(entry, opened.boxes(entry.clip_id))
         lines = b"".join((opened.folder / QUARANTINE).read_bytes() for opened in found)
-        weights.write_atomic(part / QUARANTINE, lines)
+        disk.write_atomic(part / QUARANTINE, lines)
     made = Index.open(out)
     _tell(made, Remarks())
     for line in _shared(made).lines():

@@ -6,7 +6,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from drivesim import config, weights
+from drivesim import config, disk
 from drivesim.data.annotations import Labelled, Remarks
 from drivesim.data.formats import known
 from drivesim.data.index import Entry
@@ -45,5 +45,5 @@ def write(
         opening |= {"labels": f"labels/{name}", "format": FORM}
         scenario["boxes"] = "tracks"
     file = folder / f"{name}.yaml"
-    weights.write_atomic(file, config.to_yaml(scenario).encode())
+    disk.write_atomic(file, config.to_yaml(scenario).encode())
     return file

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from drivesim import config, weights
+from drivesim import config, disk, weights
 from drivesim.data.index import whole_folder
 from drivesim.diffusion.noise import ScheduleConfig
 from drivesim.errors import Mistake
@@ -88,7 +88,7 @@ def _image(folder: Path, autoencoder: Path, file: Path, words: Path, width: int)
     model = _unet(folder, width)
     if model.config.joined:
         raise Mistake("is no image model that is told words alone", where=folder / "unet")
-    parents = {"autoencoder": weights.sha256(autoencoder), "text": text.identity(words)}
+    parents = {"autoencoder": disk.sha256(autoencoder), "text": text.identity(words)}
     _save(folder, file, model, "image", parents, weights.header(autoencoder).latent)
 
 

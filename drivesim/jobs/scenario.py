@@ -16,13 +16,13 @@ from drivesim import config
 from drivesim.data import generated, video
 from drivesim.data.annotations import Labelled, Remarks
 from drivesim.data.formats import Format, known
+from drivesim.disk import write_atomic
 from drivesim.errors import Mistake, nearest
 from drivesim.report.boxes import draw
 from drivesim.rollout import scenario as scenarios
 from drivesim.rollout.placed import Placed, placed
 from drivesim.rollout.scenario import Scenario
 from drivesim.rollout.tracks import Tracks
-from drivesim.weights import write_atomic
 
 ACTIONS = ("check", "preview", "convert", "schema")
 BACKGROUND = 96  # grey, under the boxes of an opening that is still to be made

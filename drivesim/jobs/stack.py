@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from drivesim import weights
+from drivesim import disk, weights
 from drivesim.config import build
 from drivesim.diffusion.noise import Schedule, ScheduleConfig
 from drivesim.diffusion.precondition import Denoiser
@@ -275,7 +275,7 @@ def _checked(files: dict[str, Path], sources: Sources) -> tuple[dict[str, weight
     What was not trained over a backbone is held to what it was trained with but for that.
     """
     headers = {stage: weights.header(file, stage) for stage, file in files.items()}
-    hashes = {stage: weights.sha256(file) for stage, file in files.items()}
+    hashes = {stage: disk.sha256(file) for stage, file in files.items()}
     if "upsampler" in files:
         hashes |= upscaler.parents(files["upsampler"].parent)
     known = hashes

@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 import drivesim
-from drivesim import weights
+from drivesim import disk
 from drivesim.errors import Mistake
 from drivesim.jobs.compare import KEY
 from drivesim.metrics import preference
@@ -58,8 +58,8 @@ def run(folder: Path, votes: Sequence[Path] = ()) -> dict[str, Any]:
         words = list(given.values())
         sides[rater] = words.count("left"), words.count("right")
     result = _result(key, ballots, sides, list(read.values()))
-    weights.write_atomic(folder / "tally.json", json.dumps(result, indent=1).encode())
-    weights.write_atomic(folder / "tally.md", markdown(result).encode())
+    disk.write_atomic(folder / "tally.json", json.dumps(result, indent=1).encode())
+    disk.write_atomic(folder / "tally.md", markdown(result).encode())
     _show(result, folder)
     return result
 
@@ -96,7 +96,7 @@ def _result(
         },
         "agreement": {"same": agree.same, "alpha": agree.alpha},
         "warnings": _warnings(key, ballots, sides, groups[voted], grouped),
-        "votes": {file.name: weights.sha256(file) for file in files},
+        "votes": {file.name: disk.sha256(file) for file in files},
         "by_pair": [
             {"pair": row["pair"], **{answer: int(n) for answer, n in zip(ANSWERS, own, strict=True)},
              "clip_a": row["clip_a"], "clip_b": row["clip_b"]}

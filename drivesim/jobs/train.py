@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch.distributed.fsdp import FSDPModule
 
-from drivesim import __version__, config, weights, yamlfile
+from drivesim import __version__, config, disk, weights, yamlfile
 from drivesim.data.index import QUARANTINE
 from drivesim.errors import Interrupted, Mistake, nearest
 from drivesim.jobs.builders.autoencoder import AutoencoderRun, build_autoencoder
@@ -195,7 +195,7 @@ def _train(
         print(f"{count} clip{'s' * (count > 1)} left out: {reason}")
     for note in built.notes:
         print(note)
-    weights.write_atomic(out / "config.yaml", config.to_yaml(settings).encode())
+    disk.write_atomic(out / "config.yaml", config.to_yaml(settings).encode())
     facts = {"stage": stage, "config": config.digest(settings), "left_out": left_out}
     with recorded(out, device, "train", facts, log) as noted:
         if built.prepare is not None:
@@ -222,7 +222,7 @@ def _train(
             "version": __version__,
             "date": date.today().isoformat(),
             "hours": round(built.stage.minutes_spent / 60, 4),
-        } | ({"init": weights.sha256(begins)} if (begins := settings.init or built.init) else {})
+        } | ({"init": disk.sha256(begins)} if (begins := settings.init or built.init) else {})
         found = {name: tensor.cpu() for name, tensor in found.items()}
         sha = weights.save(target, found, replace(header, ema=settings.loop.ema, train=provenance))
         noted.facts["weights"] = {stage: sha}
@@ -253,10 +253,10 @@ def _put(parent: Path, place: Path) -> None:
     if parent.resolve() == place.resolve():
         return
     if parent.is_file():
-        weights.copy_atomic(parent, place)
+        disk.copy_atomic(parent, place)
         return
     for file in sorted(parent.iterdir()):
-        weights.copy_atomic(file, place / file.name)
+        disk.copy_atomic(file, place / file.name)
 
 
 def begun(built: Built, init: str, stage: str) -> Built:

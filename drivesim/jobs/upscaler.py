@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from drivesim import weights
+from drivesim import disk, weights
 from drivesim.config import build
 from drivesim.diffusion.noise import ScheduleConfig
 from drivesim.errors import Mistake
@@ -24,7 +24,7 @@ def is_latent(header: weights.Header) -> bool:
 
 def parents(folder: Path) -> dict[str, str]:
     """The hashes of what lies in ``folder`` beside an upscaler of latents."""
-    found = {"upsampler-autoencoder": weights.sha256(folder / AUTOENCODER)} if (folder / AUTOENCODER).is_file() else {}
+    found = {"upsampler-autoencoder": disk.sha256(folder / AUTOENCODER)} if (folder / AUTOENCODER).is_file() else {}
     if (folder / TEXT).is_dir():
         found["upsampler-text"] = text.identity(folder / TEXT)
     return found

@@ -10,7 +10,7 @@ from typing import NoReturn
 import torch
 from torch import nn
 
-from drivesim import pickled, weights
+from drivesim import disk, pickled, weights
 from drivesim.errors import Mistake, nearest
 from drivesim.jobs import pipelines, tiny
 from drivesim.models import pretrained
@@ -75,7 +75,7 @@ def convert(file: Path, out: Path) -> str:
     if not tensors:
         raise Mistake("holds no tensors", where=file)
     weights.save_public(out, tensors)
-    return f"{out}: {len(tensors)} tensors, sha256 {weights.sha256(out)}"
+    return f"{out}: {len(tensors)} tensors, sha256 {disk.sha256(out)}"
 
 
 def _part(folder: Path) -> str:

@@ -24,7 +24,7 @@ from einops import rearrange
 from torch import Tensor
 
 import drivesim
-from drivesim import weights
+from drivesim import disk, weights
 from drivesim.data import video
 from drivesim.data.gather import Source
 from drivesim.errors import Mistake
@@ -115,7 +115,7 @@ class Clip:
             raise Mistake(f"cuts frames to {cut}, the network looks at {side}x{side}", where=folder / PROCESSOR)
         self.length, self.size = int(config.text_config.max_position_embeddings), self.preparation.crop
         files = [*weights.public(folder, STEM), *(folder / n for n in (*TOKENIZER, "config.json", PROCESSOR))]
-        parts = "\n".join(weights.sha256(file) for file in files)
+        parts = "\n".join(disk.sha256(file) for file in files)
         self.sha = hashlib.sha256(parts.encode()).hexdigest()
         self.name = f"clip-{self.sha[:8]}"
 

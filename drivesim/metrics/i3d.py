@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from drivesim import pickled, weights
+from drivesim import disk, pickled
 from drivesim.errors import Mistake
 from drivesim.metrics.features import check_prepared
 from drivesim.metrics.published import Published, wanted
@@ -223,7 +223,7 @@ def read(file: Path) -> tuple[dict[str, Tensor], str]:
     """
     if not file.is_file():
         raise Mistake("no such weight file", where=file, mend=wanted(KNOWN))
-    sha = weights.sha256(file)
+    sha = disk.sha256(file)
     found = {}
     for name, tensor in pickled.read(file).items():
         found[_canonical(name)] = tensor.float()

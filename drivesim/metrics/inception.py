@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from drivesim import pickled, weights
+from drivesim import disk, pickled, weights
 from drivesim.metrics import resize
 from drivesim.metrics.features import check_prepared
 from drivesim.metrics.published import Published, fit, verify
@@ -224,7 +224,7 @@ class Inception:
     def __init__(self, file: str | Path, device: str | torch.device = "cpu", resize: str = "tf1"):
         file = Path(file)
         if file.suffix == ".safetensors":
-            tensors, self.sha = weights.load(file, "extractor")[0], weights.sha256(file)
+            tensors, self.sha = weights.load(file, "extractor")[0], disk.sha256(file)
             self.name = f"inception-{self.sha[:8]}"
         else:
             self.sha, self.name = verify(file, KNOWN), "inception"

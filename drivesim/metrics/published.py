@@ -6,7 +6,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from drivesim import weights
+from drivesim import disk
 from drivesim.errors import Mistake
 
 
@@ -37,7 +37,7 @@ def verify(file: Path, known: Mapping[str, Published]) -> str:
     size = file.stat().st_size
     if size not in {it.bytes for it in known.values()}:  # gigabytes need no hashing to be told apart
         raise Mistake(f"not a known weight file, by its {size:,} bytes", where=file, mend=mend)
-    sha = weights.sha256(file)
+    sha = disk.sha256(file)
     if sha not in {it.sha256 for it in known.values()}:
         raise Mistake(f"not a known weight file, by its SHA-256 {sha}", where=file, mend=mend)
     return sha

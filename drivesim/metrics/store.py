@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
+from drivesim.disk import write_atomic
 from drivesim.errors import Mistake
-from drivesim.weights import write_atomic
 
 KEY = "drivesim.features"
 

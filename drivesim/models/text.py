@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from drivesim import weights
+from drivesim import disk, weights
 from drivesim.errors import Mistake
 
 FOLDER = "text"  # beside the weights that were trained with it
@@ -75,11 +75,11 @@ class TextEncoder(nn.Module):
         held = {name: value.detach().cpu() for name, value in self.network.state_dict().items()}
         folder.mkdir(parents=True, exist_ok=True)
         source = places(self.where)
-        weights.copy_atomic(source[0] / "config.json", folder / "config.json")
+        disk.copy_atomic(source[0] / "config.json", folder / "config.json")
         weights.save_public(folder / f"{STEM}.safetensors", {f"text_model.{name}": held[name] for name in held})
         for name in (*TOKENIZER, *FURTHER):
             if (file := source[1] / name).is_file():
-                weights.copy_atomic(file, folder / name)
+                disk.copy_atomic(file, folder / name)
 
     def ids(self, prompts: Sequence[str], cut: bool = False) -> Tensor:
         """``B L`` long, padded.
@@ -168,7 +168,7 @@ def identity(folder: Path) -> str:
 
     network, tokenizer = places(folder)
     files = [*weights.public(network, STEM), *(tokenizer / name for name in TOKENIZER)]
-    return digest([weights.sha256(file) for file in files])
+    return digest([disk.sha256(file) for file in files])
 
 
 def _own(name: str) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 from jinja2 import DictLoader, Environment, StrictUndefined
 from markupsafe import Markup
 
-from drivesim import weights
+from drivesim import disk
 from drivesim.report import curves
 from drivesim.report.scores import Scores, Stamp
 from drivesim.report.words import digits
@@ -131,5 +131,5 @@ def render(page: Page) -> str:
 
 def write(page: Page, file: str | Path) -> Path:
     """Writes ``page`` atomically and returns the file."""
-    weights.write_atomic(file, render(page).encode())
+    disk.write_atomic(file, render(page).encode())
     return Path(file)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from jinja2 import Environment, StrictUndefined
 
-from drivesim import weights
+from drivesim import disk
 
 VOTES = "drivesim.votes/1"
 ANSWERS = ("left", "equal", "right")
@@ -44,5 +44,5 @@ def write(study: Study, folder: Path) -> Path:
     source = files("drivesim.report").joinpath("study.html.j2").read_text(encoding="utf-8")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     page = environment.from_string(source).render(study=study, votes=VOTES, answers=ANSWERS)
-    weights.write_atomic(folder / "study.html", page.encode())
+    disk.write_atomic(folder / "study.html", page.encode())
     return folder / "study.html"

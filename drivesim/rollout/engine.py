@@ -25,9 +25,10 @@ from rich.progress import (
 from rich.text import Text
 from torch import Tensor
 
-from drivesim import __version__, config, weights
+from drivesim import __version__, config, disk
 from drivesim.data import video
 from drivesim.data.formats import Format, known
+from drivesim.disk import sha256, write_atomic
 from drivesim.errors import Interrupted, Mistake, out_of_memory
 from drivesim.rollout import labels, memory, stages
 from drivesim.rollout.behind import Behind
@@ -52,7 +53,6 @@ from drivesim.rollout.stages import Chunk, State
 from drivesim.rollout.upscaler import Upscaler
 from drivesim.scene import KEYFRAME_FPS, to_model
 from drivesim.signals import Stop
-from drivesim.weights import sha256, write_atomic
 
 STATES = 2  # of what windows leave to the next: since 2 those of the upsampler fade into each other
 WORDS_PLAYED = Fraction(4, 5)  # of the rate that frames are made at: 113 at 30 are shown at 24 [4.2]
@@ -313,7 +313,7 @@ def _run(rollout: Rollout, out: Path, record: Record, title: str, stop: Stop) ->
         record.resumed_at.append(begin)
     video_file, front = out / "video.mp4", out / "segments" / "opening.mp4"
     if begin < plan.count:
-        with weights.writing(video_file):
+        with disk.writing(video_file):
             video_file.unlink(missing_ok=True)
         if len(before):
             with video.Writer(front, rollout.course.size, rollout.played) as writer:

@@ -22,11 +22,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load as parse
 from safetensors.torch import save as serialise
 
+from drivesim.disk import PART, append, copy_atomic, sha256, sweep, write_atomic, writing
 from drivesim.errors import Mistake
 from drivesim.rollout import log
 from drivesim.rollout.plan import Window
 from drivesim.rollout.stages import Segment, State
-from drivesim.weights import PART, append, copy_atomic, sha256, sweep, write_atomic, writing
 
 KEPT_STATES = 2  # the newest may be damaged by what ended the run
 LOCK = "lock"

@@ -11,11 +11,11 @@ from drivesim.data import generated
 from drivesim.data.annotations import Labelled, Remarks
 from drivesim.data.formats import Format
 from drivesim.data.video import Size
+from drivesim.disk import writing
 from drivesim.rollout.branch import Branch
 from drivesim.rollout.placed import Placed
 from drivesim.rollout.plan import Plan
 from drivesim.scene import Labels
-from drivesim.weights import writing
 
 EXPORT = "export"
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
 
-from drivesim import weights
+from drivesim import disk
 from drivesim.errors import Mistake
 
 NAME = "log.txt"
@@ -59,9 +59,9 @@ class Log:
         self._file, self._begun = folder and folder / NAME, True
         if self._file is not None:
             if self._file.exists() and not self._file.read_bytes().endswith(b"\n"):
-                weights.append(self._file, "\n")  # behind the line that a crash cut off
-            weights.append(self._file, _dated(f"$ {shlex.join(sys.argv)}"))
-            weights.append(self._file, "".join(self._before))
+                disk.append(self._file, "\n")  # behind the line that a crash cut off
+            disk.append(self._file, _dated(f"$ {shlex.join(sys.argv)}"))
+            disk.append(self._file, "".join(self._before))
 
     def line(self, text: str) -> None:
         """Raises:
@@ -70,7 +70,7 @@ class Log:
         if text.strip():
             with self._lock:
                 if self._file is not None:
-                    weights.append(self._file, _dated(text))
+                    disk.append(self._file, _dated(text))
                 elif not self._begun:
                     self._before.append(_dated(text))
 

@@ -10,9 +10,9 @@ from typing import Any, TypeVar
 import torch
 
 from drivesim import __version__
+from drivesim.disk import write_atomic
 from drivesim.errors import Interrupted, Mistake
 from drivesim.rollout.memory import peak_bytes
-from drivesim.weights import write_atomic
 
 T = TypeVar("T")
 LATE = ("handover",)  # what is known only while a run goes on, and stays when it is resumed

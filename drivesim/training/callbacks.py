@@ -17,7 +17,7 @@ from rich.console import Console
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from drivesim import weights
+from drivesim import disk
 from drivesim.errors import Interrupted
 from drivesim.signals import Stop
 from drivesim.training import checkpoints, together
@@ -243,7 +243,7 @@ class Curves(Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
         done = pl_module.steps_done
         self.rows = [row for row in rows(self.file) if _step(row) <= done] if done else []
-        weights.write_atomic(self.file, _text(self.rows, header=True).encode())
+        disk.write_atomic(self.file, _text(self.rows, header=True).encode())
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         if pl_module.steps_done % LOG_EVERY and pl_module.steps_done > 1 and not trainer.should_stop:
@@ -255,9 +255,9 @@ class Curves(Callback):
         names = _names(self.rows)
         self.rows.append(row)
         if names == _names(self.rows):
-            weights.append(self.file, _text([row], names))
+            disk.append(self.file, _text([row], names))
         else:
-            weights.write_atomic(self.file, _text(self.rows, header=True).encode())
+            disk.write_atomic(self.file, _text(self.rows, header=True).encode())
 
 
 def rows(file: Path) -> list[dict[str, str]]:

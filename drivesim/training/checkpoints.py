@@ -24,7 +24,7 @@ from torch.distributed import checkpoint as distributed
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
 from torch.distributed.tensor import DTensor
 
-from drivesim import weights
+from drivesim import disk, weights
 from drivesim.errors import Mistake
 from drivesim.training import together
 from drivesim.training.together import Agreed
@@ -82,23 +82,23 @@ def save(content: Mapping[str, Any], file: Path) -> None:
         stays, or is gone in the last case.
     """
     weights.check_finite(dict(tensors(content)), file)
-    with weights.replacing(file) as part:
+    with disk.replacing(file) as part:
         with open(part, "wb") as out:
             sink = write(content, out)
         hash_file(file).unlink(missing_ok=True)  # of the file that is replaced: a wrong hash is worse than none
     if file.stat().st_size != sink.size or _read_back(file) != sink.digest.hexdigest():
         file.unlink()
         raise Mistake("the disk gives back other bytes than were written", where=file, mend="--out on another disk")
-    weights.write_atomic(hash_file(file), f"{sink.digest.hexdigest()}  {file.name}\n".encode())
+    disk.write_atomic(hash_file(file), f"{sink.digest.hexdigest()}  {file.name}\n".encode())
 
 
-def write(content: Mapping[str, Any], out: IO[bytes]) -> weights.Hashed:
+def write(content: Mapping[str, Any], out: IO[bytes]) -> disk.Hashed:
     """Into an open file, without a copy of it in memory.
 
     Raises:
         OSError: the system's, of the file.
     """
-    sink = weights.Hashed(out)
+    sink = disk.Hashed(out)
     try:
         torch.save(content, sink)  # type: ignore[arg-type]  # a sink is all that it asks for
     except RuntimeError:  # torch's own words of a full disk are "unexpected pos"
@@ -116,7 +116,7 @@ def save_sharded(content: Mapping[str, Any], folder: Path) -> None:
     """
     part, first = folder.with_name(f".{folder.name}.part"), together.rank() == 0
     held = {name: tensor.detach().contiguous() for name, tensor in tensors(content) if tensor.ndim}
-    with weights.writing(folder):
+    with disk.writing(folder):
         if first:
             shutil.rmtree(part, ignore_errors=True)
             part.mkdir(parents=True)
@@ -132,7 +132,7 @@ def save_sharded(content: Mapping[str, Any], folder: Path) -> None:
             lines.append(f"{_read_back(part / REST)}  {folder.name}/{REST}")
             remove(folder)
             os.replace(part, folder)
-            weights.write_atomic(hash_file(folder), "".join(f"{line}\n" for line in lines).encode())
+            disk.write_atomic(hash_file(folder), "".join(f"{line}\n" for line in lines).encode())
         together.everyones([])  # nobody goes on before it is there
 
 
@@ -198,7 +198,7 @@ def rotate(newest: Path, kept: int) -> None:
 
 
 def remove(file: Path) -> None:
-    with weights.writing(file):
+    with disk.writing(file):
         if file.is_dir():
             shutil.rmtree(file)
         file.unlink(missing_ok=True)  # first: a hash without a file is nobody's, a file without its hash might be taken
@@ -257,11 +257,11 @@ def read(file: Path) -> dict[str, Any]:
 def settle(newest: Path, kept: int) -> None:
     """Does what a process that was killed behind writing ``newest``, which has been verified, had still to do: its hash
     is there, hashes whose checkpoint is gone go, and of the older ones all but ``kept`` in all."""
-    with weights.writing(newest):
+    with disk.writing(newest):
         if not hash_file(newest).exists():
             names = [f"{newest.name}/{part.name}" for part in sorted(newest.iterdir())] if newest.is_dir() else []
-            lines = [f"{weights.sha256(newest.parent / name)}  {name}\n" for name in names or [newest.name]]
-            weights.write_atomic(hash_file(newest), "".join(lines).encode())
+            lines = [f"{disk.sha256(newest.parent / name)}  {name}\n" for name in names or [newest.name]]
+            disk.write_atomic(hash_file(newest), "".join(lines).encode())
         for file in newest.parent.glob(f"{NAMES}.sha256"):
             if not file.with_suffix("").exists():
                 file.unlink()
@@ -273,7 +273,7 @@ def _differs(line: str, file: Path) -> bool:
     ``sha256  folder/name``."""
     told, _, name = line.partition("  ")
     part = file / Path(name).name if file.is_dir() else file
-    return not part.is_file() or told != weights.sha256(part)
+    return not part.is_file() or told != disk.sha256(part)
 
 
 def _bytes(file: Path) -> int:
@@ -285,7 +285,7 @@ def _read_back(file: Path) -> str:
     if hasattr(os, "posix_fadvise"):
         with open(file, "rb") as opened:
             os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-    return weights.sha256(file)
+    return disk.sha256(file)
 
 
 def tensors(content: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:

@@ -26,7 +26,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.strategies import Strategy
 from torch import Tensor
 
-from drivesim import weights
+from drivesim import disk
 from drivesim.errors import Interrupted, Mistake, out_of_memory
 from drivesim.signals import Stop
 from drivesim.training import checkpoints, together
@@ -312,7 +312,7 @@ def train(
     if hasattr(stage, "pictures") and (rank == 0 or isinstance(strategy, together.Shards)):
         callbacks.append(Pictures(out / "samples", loop.sample_every, average))
     stopping = Stop("step", signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, speaks=rank == 0)
-    with quiet(), stopping as stop, weights.writing(out):
+    with quiet(), stopping as stop, disk.writing(out):
         callbacks.append(Checkpoints(out, loop.checkpoint_every, loop.checkpoints_kept, stop))
         store = checkpoints.Store(loop.checkpoint == "sharded")
         more: dict[str, Any] = {} if strategy is None else {"strategy": strategy, "num_nodes": nodes}

@@ -12,7 +12,7 @@ from einops import rearrange
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import TensorBoardLogger
 
-from drivesim import weights
+from drivesim import disk
 from drivesim.training import together
 from drivesim.training.callbacks import Average
 
@@ -44,7 +44,7 @@ class Pictures(Callback):
         if together.rank() > 0:
             return
         png = cv2.imencode(".png", np.ascontiguousarray(grid[..., ::-1]))[1]
-        weights.write_atomic(self.folder / f"step-{stage.steps_done:08d}.png", png.tobytes())
+        disk.write_atomic(self.folder / f"step-{stage.steps_done:08d}.png", png.tobytes())
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 logger.experiment.add_image("samples", grid, stage.steps_done, dataformats="HWC")

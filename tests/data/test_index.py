@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from drivesim import weights
+from drivesim import disk
 from drivesim.data import index, video
 from drivesim.data.index import Entry, Index, Rows, val_drives, whole_folder
 from drivesim.data.sources import Recipe, build, load_recipe
@@ -33,7 +33,7 @@ def test_a_plain_folder(tmp_path: Path) -> None:
     assert [e.path for e in made.entries] == ["a/one.mp4", "a/two.mp4", "b/three.mp4", "four.mp4"]
     assert [e.drive for e in made.entries] == ["folder/a", "folder/a", "folder/b", "folder/four.mp4"]
     first = made.entries[0]
-    assert (first.clip_id, first.bytes) == (weights.sha256(one), one.stat().st_size)
+    assert (first.clip_id, first.bytes) == (disk.sha256(one), one.stat().st_size)
     assert (first.fps, first.frames, first.seconds, first.rate) == (Fraction(15, 2), 30, 4.0, None)
     assert (first.height, first.width) == SIZE
     assert first.cars is None and made.boxes(first.clip_id) is None

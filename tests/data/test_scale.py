@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from drivesim import weights
+from drivesim import disk
 from drivesim.data import groups, index, latent_writer, latents, loader, sources
 from drivesim.data.index import BOXES, BOXES_SCHEMA, FILES, FILES_SCHEMA, Entry, Index, Rows, Writer
 from drivesim.data.latent_windows import LatentData
@@ -97,7 +97,7 @@ def test_rows_are_those_that_were_written(folder: Path) -> None:
 
 
 def test_digest_is_of_the_bytes_as_before(folder: Path) -> None:
-    both = "".join(weights.sha256(folder / name) for name in (FILES, BOXES))
+    both = "".join(disk.sha256(folder / name) for name in (FILES, BOXES))
     assert Index.open(folder).digest == hashlib.sha256(both.encode()).hexdigest()
 
 

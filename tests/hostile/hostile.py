@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from drivesim import config, weights
+from drivesim import config, disk, weights
 from drivesim.data.index import Index
 from drivesim.data.sources import build
 from drivesim.rollout.journal import Journal
@@ -390,7 +390,7 @@ def _journal(trap: Trap) -> list[str]:
     (run / "labels.parquet").touch()
     journal, secret = Journal(run, "0" * 64), "../../outside/secret.json"
     for stage, more in (("keyframes", {}), ("segment", {"frames": [0, 5]})):
-        entry = {"n": 0, "stage": stage, "first": 0, "last": 5, "file": secret, "sha256": weights.sha256(trap.text)}
+        entry = {"n": 0, "stage": stage, "first": 0, "last": 5, "file": secret, "sha256": disk.sha256(trap.text)}
         journal._line({**entry, **more, "previous": journal._previous(journal.lines)})
     return _generate(trap, "--from", str(run), "--at", "5", "--seed", "2")
 

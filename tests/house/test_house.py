@@ -25,7 +25,7 @@ ROWS = (
     {"training", "rollout", "metrics"},
     {"data", "world"},
     {"models", "diffusion"},
-    {"scene", "config", "schema", "yamlfile", "weights", "pickled", "randomness", "signals"},
+    {"scene", "config", "schema", "yamlfile", "weights", "disk", "pickled", "randomness", "signals"},
     {"errors"},
 )
 LEAVES = ROWS[-2] | ROWS[-1]

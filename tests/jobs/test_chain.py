@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from drivesim import config, weights
+from drivesim import config, disk, weights
 from drivesim.data import video
 from drivesim.data.latents import LatentCache
 from drivesim.errors import Mistake
@@ -101,11 +101,11 @@ def test_training_leaves_a_whole_run(chain: Chain) -> None:
         run = chain.out / stage
         kept = json.loads((run / "run.json").read_text())
         file = run / "weights" / f"{stage}.safetensors"
-        assert kept["status"] == "done" and kept["weights"] == {stage: weights.sha256(file)}
+        assert kept["status"] == "done" and kept["weights"] == {stage: disk.sha256(file)}
         assert {f.name for f in (run / "weights").iterdir()} == {f"{s}.safetensors" for s in [*parents, stage]}
         header = weights.header(file, stage)
         assert header.size == SIZE and header.train["steps"] == STEPS and header.ema == 0.5
-        assert header.parents == {s: weights.sha256(run / "weights" / f"{s}.safetensors") for s in parents}
+        assert header.parents == {s: disk.sha256(run / "weights" / f"{s}.safetensors") for s in parents}
         assert (run / "metrics.csv").is_file() and (run / "config.yaml").is_file()
     for file, frames, fps in ((chain.keyframes, 4, "15/8"), (chain.interpolation, 5, "30"), (chain.decoder, 6, "30")):
         assert weights.header(file).frames == frames and weights.header(file).fps == fps
@@ -115,7 +115,7 @@ def test_training_leaves_a_whole_run(chain: Chain) -> None:
     of_keyframes, of_interpolation = (weights.header(file) for file in (chain.keyframes, chain.interpolation))
     assert of_interpolation.interface == of_keyframes.interface and of_interpolation.schedule == of_keyframes.schedule
     assert of_interpolation.config["rates"] == [7.5, 30.0] and of_interpolation.config["told"] == ["rate"]
-    assert LatentCache.open(chain.out / "cache").about.autoencoder == weights.sha256(chain.autoencoder)
+    assert LatentCache.open(chain.out / "cache").about.autoencoder == disk.sha256(chain.autoencoder)
 
 
 TRACKS = """
@@ -165,7 +165,7 @@ def test_distilled_to_few_steps(chain: Chain, tmp_path: Path) -> None:
         student = trained(stage, tmp_path, *given, "distill.steps=2", "distill.labels=2", "distill.method=consistency")
         assert any((weights.load(student)[0][name] != value).any() for name, value in weights.load(teacher)[0].items())
         header = weights.header(student)
-        assert header.schedule["distilled"] == 2 and header.train["init"] == weights.sha256(teacher)
+        assert header.schedule["distilled"] == 2 and header.train["init"] == disk.sha256(teacher)
         shutil.copy(student, tmp_path / "few")
     (run,) = generate.run(None, tmp_path / "few", tmp_path / "run", minutes=0.05, fps=Fraction(15), seeds=[1])
     made = config.load(RolloutConfig, run / "config.yaml")
@@ -256,7 +256,7 @@ def test_training_begins_with_other_weights_of_the_stage(chain: Chain, tmp_path:
     ]
     made = trained("image", tmp_path, *given, seed=5)
     (now, header), (before, _) = weights.load(made, "image"), weights.load(chain.image, "image")
-    assert header.train["init"] == weights.sha256(chain.image)
+    assert header.train["init"] == disk.sha256(chain.image)
     for name, tensor in before.items():
         torch.testing.assert_close(now[name], tensor, atol=1e-6, rtol=0)
     with pytest.raises(Mistake, match="stage 'autoencoder', not 'image'"):
@@ -381,7 +381,7 @@ def test_a_thin_decoder_is_taught_and_decodes_a_rollout(chain: Chain, tmp_path: 
     header = weights.header(thin, "decoder")
     assert header.config["channels"] == [8]
     plain = trained("decoder", tmp_path / "real", *own)
-    assert weights.sha256(plain) != weights.sha256(thin), "the teacher's pictures are others than the real ones"
+    assert disk.sha256(plain) != disk.sha256(thin), "the teacher's pictures are others than the real ones"
     videos = []
     for name, decoder in (("whole", chain.decoder), ("thin", thin)):
         folder = Path(shutil.copytree(chain.interpolation.parent, tmp_path / name))

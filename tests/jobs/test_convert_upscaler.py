@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from drivesim import disk
 from drivesim import weights as files
 from drivesim.errors import Mistake
 from drivesim.jobs import stack, upscaler, weights
@@ -43,7 +44,7 @@ def test_every_part_computes_what_it_did(pipe, tmp_path: Path) -> None:
         torch.testing.assert_close(mean, theirs.vae.encode(pixels).latent_dist.mean, rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(own.decode(mean), theirs.vae.decode(mean).sample, rtol=1e-4, atol=1e-5)
     assert header.parents == {
-        "upsampler-autoencoder": files.sha256(out / names[0]), "upsampler-text": identity(out / names[2]),
+        "upsampler-autoencoder": disk.sha256(out / names[0]), "upsampler-text": identity(out / names[2]),
     }  # fmt: skip
     assert header.labels == ["text"] and header.schedule["target"] == "v" and header.size == (64, 64)
     latent = header.latent

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from drivesim import weights
+from drivesim import disk, weights
 from drivesim.data import video
 from drivesim.data.latents import LatentCache
 from drivesim.errors import Mistake
@@ -99,13 +99,13 @@ def test_the_weights_that_come_along(tmp_path: Path) -> None:
     for header in headers.values():
         assert header.size == (128, 256)
         for parent, sha in header.parents.items():
-            assert sha == weights.sha256(tiny.FOLDER / f"{parent}.safetensors")
+            assert sha == disk.sha256(tiny.FOLDER / f"{parent}.safetensors")
     shipped = stack.load(tiny.FOLDER)
     assert shipped.usual is not None and shipped.usual.width == 0.75
     over_another = stack.load(tiny.FOLDER, temporal=shutil.copy(tiny.FOLDER / "keyframes.safetensors", tmp_path))
     assert over_another.usual is not None and over_another.usual.width is None, "measured with these models alone"
     card = (tiny.FOLDER / "README.md").read_text()
-    assert all(weights.sha256(file) in card for file in files)
+    assert all(disk.sha256(file) in card for file in files)
     assert tiny.named(Path("tiny")) == tiny.FOLDER and tiny.named(tmp_path) == tmp_path
 
 
@@ -122,4 +122,4 @@ def test_every_command_that_takes_weights_knows_their_name(tmp_path: Path, monke
     index.run(tmp_path / "world.yaml", tmp_path / "index")
     encode.run(tmp_path / "index", Path("tiny"), tmp_path / "cache", KEYFRAME_FPS, (32, 64))
     about = LatentCache.open(tmp_path / "cache").about
-    assert about.autoencoder == weights.sha256(tiny.FOLDER / "autoencoder.safetensors")
+    assert about.autoencoder == disk.sha256(tiny.FOLDER / "autoencoder.safetensors")

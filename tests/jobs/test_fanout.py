@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from drivesim import config, weights
+from drivesim import config, disk, weights
 from drivesim.data import latent_windows, video
 from drivesim.data.index import Index
 from drivesim.data.latents import ABOUT, LatentCache
@@ -154,7 +154,7 @@ def test_a_part_of_another_cache_is_refused(
     with pytest.raises(Mistake, match="holds another cache"):
         encode.run(world, other, out, FPS, SIZE, resume=True)
     with pytest.raises(Mistake, match="holds latents of another autoencoder"):
-        LatentCache.open(out, weights.sha256(other))
+        LatentCache.open(out, disk.sha256(other))
 
 
 def test_where_no_shard_was_made_nothing_stays(

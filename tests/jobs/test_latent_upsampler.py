@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from drivesim import cli, config, weights
+from drivesim import cli, config, disk, weights
 from drivesim.data import video
 from drivesim.diffusion.lowres import reduced
 from drivesim.diffusion.noise import Schedule
@@ -77,7 +77,7 @@ def test_the_folder_is_complete_and_runs(made, image: Path, temporal: Path) -> N
     assert own.parents == old.parents and own.latent == old.latent and own.labels == ["text"]
     assert own.interface == old.interface and own.size == (64, 128)
     said = weights.header(temporal)
-    assert said.parents == {"upsampler": weights.sha256(image)} and said.latent == own.latent
+    assert said.parents == {"upsampler": disk.sha256(image)} and said.latent == own.latent
     assert sorted(entry.name for entry in temporal.parent.iterdir()) == [
         "upsampler-autoencoder.safetensors", "upsampler-temporal.safetensors", "upsampler-text",
         "upsampler.safetensors",
@@ -97,7 +97,7 @@ def test_only_the_temporal_layers_change(made, image: Path, temporal: Path) -> N
     before, _ = weights.load(made[0] / "w" / "upsampler.safetensors")
     after, _ = weights.load(image)
     assert any(not torch.equal(before[name], after[name]) for name in before)
-    assert weights.sha256(temporal.parent / "upsampler.safetensors") == weights.sha256(image)
+    assert disk.sha256(temporal.parent / "upsampler.safetensors") == disk.sha256(image)
 
 
 def test_what_is_diffused_and_shown(made) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from drivesim import weights as files
+from drivesim import disk
 from drivesim.errors import Mistake
 from drivesim.jobs import stack, weights
 from drivesim.models.autoencoder import Autoencoder, split_moments
@@ -40,7 +40,7 @@ def test_every_part_computes_what_it_did(pipe, tmp_path: Path) -> None:
         mean = split_moments(Autoencoder.load(out / "autoencoder.safetensors").encode(pixels))[0]
         torch.testing.assert_close(mean, theirs.vae.encode(pixels).latent_dist.mean, rtol=1e-4, atol=1e-5)
     assert header.parents == {
-        "autoencoder": files.sha256(out / "autoencoder.safetensors"), "text": identity(out / "text"),
+        "autoencoder": disk.sha256(out / "autoencoder.safetensors"), "text": identity(out / "text"),
     }  # fmt: skip
     assert header.labels == ["text"] and header.schedule["target"] == "eps" and model.labels is None
     assert header.latent["std"] == pytest.approx([1 / 0.18215] * 4)

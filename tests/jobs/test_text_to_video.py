@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch import nn
 
-from drivesim import cli, config, weights
+from drivesim import cli, config, disk, weights
 from drivesim.data import video
 from drivesim.errors import Mistake
 from drivesim.jobs import generate, pipelines, stack
@@ -65,7 +65,7 @@ def keyframes(folder: Path, file: Path, temporal: TemporalConfig = KEYS, seed: i
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         layers = stirred(TemporalLayers(temporal, image.unet), seed)
-    parents = {stage: weights.sha256(folder / f"{stage}.safetensors") for stage in ("autoencoder", "image")}
+    parents = {stage: disk.sha256(folder / f"{stage}.safetensors") for stage in ("autoencoder", "image")}
     own = weights.Header(
         "keyframes", config.plain(temporal), parents={**parents, "text": identity(folder / "text")},
         interface=interface(image.unet.config), size=(64, 64), frames=temporal.frames, fps="15/8",
@@ -84,7 +84,7 @@ def interpolation(folder: Path, file: Path, seed: int = 2, **changes: Any) -> Pa
         model = stirred(WholeModel(spatial, ENDS), seed)
     own = weights.Header(
         "interpolation", {"model": config.plain(spatial), "temporal": config.plain(ENDS)},
-        parents={"autoencoder": weights.sha256(folder / "autoencoder.safetensors"), "text": identity(folder / "text")},
+        parents={"autoencoder": disk.sha256(folder / "autoencoder.safetensors"), "text": identity(folder / "text")},
         interface=interface(spatial), size=(64, 64), frames=5, fps="30",
         latent=header.latent, schedule=header.schedule, labels=["text"], alpha="scalar",
     )  # fmt: skip
@@ -162,8 +162,8 @@ def test_eight_keyframes_become_113_frames_at_24_a_second(foggy: Path, made: Mad
     assert plan["plan"] | {"keyframes": 8, "frames": 8, "given": 0, "factor": 16, "passes": 2} == plan["plan"]
     assert plan["windows"] == [{"n": 0, "start": 0, "given": 0, "first": 0, "last": 8}]
     assert (plan["fps"], plan["fixed"]["played"]) == ("30", "24") == (about["fps"], about["played"])
-    hashes = {stage: weights.sha256(made.weights / f"{stage}.safetensors") for stage in stack.NEEDED}
-    hashes |= {"interpolation": weights.sha256(made.weights / "interpolation.safetensors")}
+    hashes = {stage: disk.sha256(made.weights / f"{stage}.safetensors") for stage in stack.NEEDED}
+    hashes |= {"interpolation": disk.sha256(made.weights / "interpolation.safetensors")}
     assert about["weights"] == plan["fixed"]["weights"] == hashes | {"text": identity(made.weights / "text")}
 
 
@@ -259,8 +259,8 @@ def test_one_file_of_temporal_layers_under_other_backbones(made: Made, tmp_path:
     assert hashes["text"] == identity(made.other / "text") and hashes["temporal-text"] == identity(
         made.weights / "text"
     )
-    assert hashes["image"] == weights.sha256(made.other / "image.safetensors")
-    assert hashes["keyframes"] == weights.sha256(file)
+    assert hashes["image"] == disk.sha256(made.other / "image.safetensors")
+    assert hashes["keyframes"] == disk.sha256(file)
 
 
 @quickly

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from drivesim import config, weights
+from drivesim import config, disk, weights
 from drivesim.errors import Mistake
 from drivesim.jobs import index, train
 from drivesim.jobs.builders.upsampler import UpsamplerRun, UpsamplerTemporalRun
@@ -75,20 +75,20 @@ def test_both_learn_to_take_few_steps(stage: str, world: Path, image: Path, temp
     few = [f"distill.teacher={teacher}", "distill.steps=2", "distill.labels=2"]
     student = train.run(stage, None, [*own, *LOOP, f"index={world}", *few], tmp_path / "few")
     (before, _), (after, header) = weights.load(teacher), weights.load(student)
-    assert header.schedule["distilled"] == 2 and header.train["init"] == weights.sha256(teacher)
+    assert header.schedule["distilled"] == 2 and header.train["init"] == disk.sha256(teacher)
     assert before.keys() == after.keys() and any((before[name] != after[name]).any() for name in before)
 
 
 def test_the_temporal_layers_say_what_they_stand_in(image: Path, temporal: Path) -> None:
     tensors, header = weights.load(temporal, "upsampler-temporal")
     of_image = weights.header(image)
-    assert header.parents == {"upsampler": weights.sha256(image)} and header.frames == 4 and header.fps == "30"
+    assert header.parents == {"upsampler": disk.sha256(image)} and header.frames == 4 and header.fps == "30"
     assert header.interface == of_image.interface == interface(unet_config(of_image.config))
     assert (header.size, header.latent, header.labels) == (of_image.size, of_image.latent, of_image.labels)
     assert header.schedule == {**of_image.schedule, "shared": 0.0, "known": 1}
     layers = TemporalLayers(temporal_config(header.config), ImageModel(unet_config(of_image.config)).unet)
     weights.fill(layers, tensors, temporal)
-    assert weights.sha256(temporal.parent / "upsampler.safetensors") == weights.sha256(image)  # the folder is complete
+    assert disk.sha256(temporal.parent / "upsampler.safetensors") == disk.sha256(image)  # the folder is complete
 
 
 @pytest.mark.parametrize(

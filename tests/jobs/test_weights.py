@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from drivesim import config, weights
+from drivesim import config, disk, weights
 from drivesim.errors import Mistake
 from drivesim.jobs import weights as job
 from drivesim.models.autoencoder import Autoencoder, AutoencoderConfig
@@ -108,7 +108,7 @@ def test_convert_keeps_names_and_values(vae: Path, tmp_path: Path) -> None:
         found = dict(weights.read([out]))
         wanted = {"a": tied, "b": tied, "c": tied[1]} if name == "tied.pt" else tensors
         assert found.keys() == wanted.keys() and all(torch.equal(found[n], wanted[n]) for n in wanted)
-        assert weights.sha256(out) in line
+        assert disk.sha256(out) in line
     (vae / "diffusion_pytorch_model.safetensors").unlink()
     torch.save(tensors, vae / "diffusion_pytorch_model.bin")
     with pytest.raises(Mistake, match="a pickle") as caught:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from drivesim import cli, config, weights
+from drivesim import cli, config, disk, weights
 from drivesim.data.index import Index
 from drivesim.data.latents import LatentCache
 from drivesim.errors import Mistake
@@ -77,13 +77,13 @@ def test_captions_reach_the_cache(chain: Chain) -> None:
 def test_every_run_is_a_backbone_for_the_next(chain: Chain) -> None:
     for file, further in ((chain.image, []), (chain.keyframes, ["image"]), (chain.interpolation, [])):
         folder, header = file.parent, weights.header(file)
-        hashes = {name: weights.sha256(folder / f"{name}.safetensors") for name in ["autoencoder", *further]}
+        hashes = {name: disk.sha256(folder / f"{name}.safetensors") for name in ["autoencoder", *further]}
         assert header.parents == {**hashes, "text": identity(folder / "text")}
         assert header.labels == ["text"] and header.size == SIZE
     assert identity(chain.image.parent / "text") == identity(chain.backbone / "text")
     before, after = (weights.load(folder / "image.safetensors") for folder in (chain.backbone, chain.image.parent))
     assert after[1].config == before[1].config and after[1].schedule == before[1].schedule
-    assert after[1].train["init"] == weights.sha256(chain.backbone / "image.safetensors")
+    assert after[1].train["init"] == disk.sha256(chain.backbone / "image.safetensors")
     assert before[0].keys() == after[0].keys() and any(not torch.equal(before[0][k], after[0][k]) for k in after[0])
     assert weights.header(chain.keyframes).config["context_channels"] == 0
 
@@ -199,7 +199,7 @@ def subject(chain: Chain, photos: Path) -> Path:
 def test_a_subject_makes_a_backbone_with_a_text_encoder_of_its_own(chain: Chain, subject: Path, tmp_path: Path) -> None:
     folder, header = subject.parent, weights.header(subject)
     assert header.parents["text"] == identity(folder / "text") != identity(chain.backbone / "text")
-    assert header.parents["autoencoder"] == weights.sha256(chain.backbone / "autoencoder.safetensors")
+    assert header.parents["autoencoder"] == disk.sha256(chain.backbone / "autoencoder.safetensors")
     assert header.size == SIZE and header.labels == ["text"]
     ours, theirs = (TextEncoder.load(place / "text") for place in (folder, chain.backbone))
     assert not torch.equal(ours.tokens(["sks"]), theirs.tokens(["sks"]))

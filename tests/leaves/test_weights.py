@@ -11,7 +11,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from drivesim import weights
+from drivesim import disk, weights
 from drivesim.errors import Mistake
 from drivesim.weights import Header
 
@@ -41,7 +41,7 @@ def test_the_hash_returned_is_that_of_the_file_and_saving_is_deterministic(tmp_p
     content = {"b": torch.ones(3), "a": torch.zeros(2)}
     first = weights.save(tmp_path / "1", content, HEADER)
     second = weights.save(tmp_path / "2", dict(reversed(content.items())), HEADER)
-    assert first == second == weights.sha256(tmp_path / "1")
+    assert first == second == disk.sha256(tmp_path / "1")
 
 
 def test_a_file_is_byte_for_byte_what_the_library_writes(tmp_path: Path) -> None:
@@ -141,14 +141,14 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "a" / "w"
-    weights.write_atomic(file, b"old")
+    disk.write_atomic(file, b"old")
 
     def full(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(Mistake, match="cannot be written: No space left") as told:
-        weights.write_atomic(file, b"new")
+        disk.write_atomic(file, b"new")
     assert told.value.where == file
     assert file.read_bytes() == b"old" and os.listdir(file.parent) == ["w"]
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from drivesim import weights
+from drivesim import disk
 from drivesim.errors import Mistake
 from drivesim.metrics import i3d, resize
 from drivesim.metrics.features import Extractor
@@ -53,7 +53,7 @@ def test_every_kind_of_file_holds_the_same(values, file, tmp_path):
     golden.save_archive(golden.tensors(values, "hassony2"), tmp_path / "archive.pt")
     golden.save_archive(golden.tensors(values, "piergiaj"), tmp_path / "other.pt")
     wanted, sha = i3d.read(file)
-    assert sha == weights.sha256(file) and {name.rpartition(".")[2] for name in wanted} >= {"weight", "mean", "beta"}
+    assert sha == disk.sha256(file) and {name.rpartition(".")[2] for name in wanted} >= {"weight", "mean", "beta"}
     for name in ("piergiaj.pt", "nested.pt", "archive.pt", "other.pt"):
         found, _ = i3d.read(tmp_path / name)
         assert all(torch.equal(found[key], wanted[key]) for key in i3d._shapes())

@@ -15,6 +15,7 @@ from drivesim.data import generated, video
 from drivesim.data.annotations import Footage, Labelled, Remarks
 from drivesim.data.formats import bdd100k, known
 from drivesim.data.index import BOXES_SCHEMA, Index, as_boxes
+from drivesim.disk import sha256
 from drivesim.errors import Mistake
 from drivesim.jobs import generate, index, report
 from drivesim.jobs import scenario as job
@@ -25,7 +26,6 @@ from drivesim.rollout.settings import RolloutConfig, SamplerConfig
 from drivesim.rollout.stack import Stack
 from drivesim.rollout.tracks import Edit, Key, Track, Tracks
 from drivesim.scene import KEYFRAME_FPS, Boxes, Labels
-from drivesim.weights import sha256
 
 from .mock import SIZE, Mock, stack
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from drivesim import config
+from drivesim import config, disk
 from drivesim import weights as files
 from drivesim.diffusion.tiles import blended
 from drivesim.errors import Mistake
@@ -50,7 +50,7 @@ def temporal(folder: Path, seed: int = 3) -> Path:
         for parameter in layers.parameters():
             parameter.data += 0.05 * torch.randn_like(parameter)
     said = files.Header(
-        "upsampler-temporal", config.plain(own), parents={"upsampler": files.sha256(file)}, interface=header.interface,
+        "upsampler-temporal", config.plain(own), parents={"upsampler": disk.sha256(file)}, interface=header.interface,
         frames=4, fps="2", latent=header.latent, schedule=header.schedule, labels=["text"], alpha="scalar",
     )  # fmt: skip
     files.save(folder / "upsampler-temporal.safetensors", layers.state_dict(), said)

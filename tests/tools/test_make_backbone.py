@@ -7,7 +7,7 @@ from types import ModuleType
 import pytest
 import torch
 
-from drivesim import config, weights
+from drivesim import config, disk, weights
 from drivesim.data.sources import load_recipe
 from drivesim.errors import Mistake
 from drivesim.jobs import train
@@ -63,7 +63,7 @@ def test_words_differ_and_a_seed_is_a_model(made: Path, tool: ModuleType, tmp_pa
         tool.make(CAPTIONS, made / "own.safetensors", tmp_path / str(seed), seed)
         conversion.run("convert", tmp_path / str(seed), tmp_path / f"w{seed}")
         files = [folder / "image.safetensors" for folder in (made / "w", tmp_path / f"w{seed}")]
-        assert (weights.sha256(files[0]) == weights.sha256(files[1])) == same
+        assert (disk.sha256(files[0]) == disk.sha256(files[1])) == same
 
 
 def test_the_autoencoder_is_the_one_that_was_trained(made: Path) -> None:

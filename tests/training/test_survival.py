@@ -18,7 +18,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from drivesim import weights
+from drivesim import disk, weights
 from drivesim.errors import Interrupted, Mistake
 from drivesim.training import checkpoints
 from drivesim.training.callbacks import Average, rows
@@ -84,7 +84,7 @@ def test_a_checkpoint_has_its_hash_beside_it_and_the_newest_stay(whole: tuple[Pa
     assert kept(out) == sorted(names + [f"{name}.sha256" for name in names])
     for name in names:
         file = out / "checkpoints" / name
-        assert (out / "checkpoints" / f"{name}.sha256").read_text() == f"{weights.sha256(file)}  {name}\n"
+        assert (out / "checkpoints" / f"{name}.sha256").read_text() == f"{disk.sha256(file)}  {name}\n"
         assert checkpoints.flaw(file) is None
 
 

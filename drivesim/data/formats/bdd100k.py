@@ -25,8 +25,8 @@ from pathlib import Path
 from drivesim.data.annotations import Footage, Known, Labelled, Remarks, Sheet
 from drivesim.data.formats import Format, counted, fields
 from drivesim.data.formats.document import Part, opened
+from drivesim.disk import write_atomic
 from drivesim.scene import Labels
-from drivesim.weights import write_atomic
 
 FPS = Fraction(5)
 SIZE = (720, 1280)

@@ -25,9 +25,9 @@ from drivesim.data.annotations import Footage, Known, Labelled, Remarks, Sheet
 from drivesim.data.classes import class_of
 from drivesim.data.formats import Format, counted, fields
 from drivesim.data.formats.document import Part, opened
+from drivesim.disk import write_atomic
 from drivesim.errors import Mistake
 from drivesim.scene import CLASSES, Labels
-from drivesim.weights import write_atomic
 
 FPS = Fraction(30)
 FILE = "annotations.json"

@@ -32,9 +32,9 @@ from pathlib import Path
 
 from drivesim.data.annotations import Footage, Known, Labelled, Remarks, Sheet
 from drivesim.data.formats import Format, counted, fields
+from drivesim.disk import write_atomic
 from drivesim.errors import Mistake
 from drivesim.scene import Labels
-from drivesim.weights import write_atomic
 
 FPS = Fraction(30)
 FILE = "boxes.csv"

@@ -28,9 +28,9 @@ from defusedxml.ElementTree import fromstring
 
 from drivesim.data.annotations import Footage, Known, Labelled, Remarks, Sheet
 from drivesim.data.formats import Format, counted
+from drivesim.disk import write_atomic
 from drivesim.errors import Mistake
 from drivesim.scene import Labels
-from drivesim.weights import write_atomic
 
 FPS = Fraction(30)
 MOST_BETWEEN = 2_000_000  # interpolated boxes of one file: a small one could ask for any number

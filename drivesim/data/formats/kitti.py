@@ -17,8 +17,8 @@ from re import findall
 from drivesim.data.annotations import Footage, Known, Labelled, Remarks, Sheet
 from drivesim.data.formats import Format, counted
 from drivesim.data.frames import image, image_folder, refuse_outside
+from drivesim.disk import write_atomic
 from drivesim.errors import Mistake
-from drivesim.weights import write_atomic
 
 FPS = Fraction(10)
 SIZE = (375, 1242)

@@ -26,8 +26,8 @@ from pathlib import Path
 
 from drivesim.data.annotations import Footage, Known, Labelled, Remarks, Sheet
 from drivesim.data.formats import Format, counted
+from drivesim.disk import write_atomic
 from drivesim.errors import Mistake
-from drivesim.weights import write_atomic
 
 FPS = Fraction(30)
 ROUNDED = Fraction(1, 100)  # by how much frameRate may miss the video's rate and still mean it

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 
-from drivesim import config, weights
+from drivesim import config, disk, weights
 from drivesim.data.latents import LatentCache
 from drivesim.diffusion.loss import LossConfig
 from drivesim.diffusion.noise import ScheduleConfig
@@ -43,7 +43,7 @@ class Backbone:
 
     @property
     def parents(self) -> dict[str, str]:
-        own = {"autoencoder": weights.sha256(self.autoencoder)}
+        own = {"autoencoder": disk.sha256(self.autoencoder)}
         return own if self.words is None else {**own, "text": text.identity(self.words.where)}
 
     def check(self, cache: LatentCache, box_weight: float, temporal: TemporalConfig | None = None) -> None:
@@ -82,7 +82,7 @@ class Backbone:
         return weights.Header(
             name,
             both if whole else config.plain(own),
-            parents=self.parents if whole else {**self.parents, "image": weights.sha256(self.file)},
+            parents=self.parents if whole else {**self.parents, "image": disk.sha256(self.file)},
             interface=self.header.interface,
             size=size,
             frames=own.frames,
@@ -114,7 +114,7 @@ def backbone_of(file: Path) -> Backbone:
     autoencoder, folder = file.parent / "autoencoder.safetensors", file.parent / text.FOLDER
     model, header = stack.load_image(file)
     weights.header(autoencoder, "autoencoder")
-    if weights.sha256(autoencoder) != header.parents.get("autoencoder"):
+    if disk.sha256(autoencoder) != header.parents.get("autoencoder"):
         raise Mistake("not the autoencoder that the image model was trained on", where=autoencoder)
     if not model.unet.config.text:
         return Backbone(model, header, file, autoencoder)

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from drivesim import weights
+from drivesim import disk, weights
 from drivesim.data.latent_windows import LatentData
 from drivesim.data.latents import LatentCache
 from drivesim.errors import Mistake
@@ -56,7 +56,7 @@ def cached(
     cache: str, autoencoder: Path, frames: int, loop: LoopConfig, begin: int, rates: tuple[Fraction, ...] = ()
 ) -> tuple[LatentCache, LatentData]:
     given(cache, "cache", "drivesim encode")
-    sha = weights.sha256(autoencoder)
+    sha = disk.sha256(autoencoder)
     opened = LatentCache.open(cache, autoencoder=sha)  # no path: it may be a URL
     data = LatentData(
         cache, autoencoder=sha, frames=frames, batch=loop.batch, steps=loop.steps, start_step=begin, seed=loop.seed,

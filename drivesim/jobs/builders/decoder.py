@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from drivesim import config, weights
+from drivesim import config, disk, weights
 from drivesim.data.loader import ClipData
 from drivesim.errors import Mistake
 from drivesim.jobs.builders.common import Built, given, rate_of, weights_of
@@ -51,7 +51,7 @@ def _teacher(file: Path, autoencoder: Autoencoder, parent: Path) -> DecoderLayer
     Mistake: it decodes the latents of another autoencoder than that in the file ``parent``.
     """
     layers, header = load_decoder(file, autoencoder)
-    if header.parents.get("autoencoder") != weights.sha256(parent):
+    if header.parents.get("autoencoder") != disk.sha256(parent):
         raise Mistake("decodes the latents of another autoencoder", where=file, mend="name the one of its folder")
     return layers
 
@@ -82,7 +82,7 @@ def build_decoder(settings: DecoderRun, begin: int) -> Built:
         return weights.Header(
             "decoder",
             config.plain(settings.decoder),
-            parents={"autoencoder": weights.sha256(file)},
+            parents={"autoencoder": disk.sha256(file)},
             size=size,
             frames=frames,
             fps=str(fps),

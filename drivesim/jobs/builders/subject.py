@@ -13,7 +13,7 @@ import torch
 from rich.progress import track
 from torch import Tensor
 
-from drivesim import config, weights
+from drivesim import config, disk
 from drivesim.data.subject import SubjectData, encoded, pictures
 from drivesim.diffusion.loss import LossConfig
 from drivesim.errors import Mistake
@@ -54,9 +54,9 @@ def build_subject(
         files, encoded(files, size, encode), subject.prompt, subject.class_prompt, batch=loop.batch, steps=loop.steps,
         start_step=begin, seed=loop.seed, workers=loop.workers,
     )  # fmt: skip
-    origin = config.digest([*map(weights.sha256, files), config.plain(subject)])
+    origin = config.digest([*map(disk.sha256, files), config.plain(subject)])
 
-    made_of = [weights.sha256(backbone.file), loop.seed, size, subject.class_prompt, subject.steps, subject.guidance]
+    made_of = [disk.sha256(backbone.file), loop.seed, size, subject.class_prompt, subject.steps, subject.guidance]
     digest, cells = config.digest(made_of), (size[0] // f, size[1] // f)
 
     def prepare(out: Path, device: str) -> None:
@@ -79,13 +79,13 @@ def class_pictures(stage: SubjectStage, folder: Path, digest: str, cells: tuple[
     if not _of(folder, digest):
         if folder.exists():
             shutil.rmtree(folder)
-        weights.write_atomic(folder / ABOUT, json.dumps(digest).encode())
+        disk.write_atomic(folder / ABOUT, json.dumps(digest).encode())
     files = [folder / f"{n:05d}.png" for n in range(stage.subject.class_pictures)]
     missing = [n for n, file in enumerate(files) if not file.is_file()]
     stage.to(device).eval()
     for n in track(missing, f"{len(missing)} pictures of the class", transient=True) if missing else ():
         picture = stage.class_picture(n, cells)
-        weights.write_atomic(files[n], cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))[1].tobytes())
+        disk.write_atomic(files[n], cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))[1].tobytes())
     stage.train()
     return files
 

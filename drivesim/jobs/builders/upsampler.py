@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from drivesim import config, weights
+from drivesim import config, disk, weights
 from drivesim.data.loader import ClipData
 from drivesim.diffusion.distill import DistillConfig
 from drivesim.diffusion.loss import LossConfig
@@ -221,7 +221,7 @@ def build_upsampler_temporal(settings: UpsamplerTemporalRun, begin: int) -> Buil
         return weights.Header(
             "upsampler-temporal",
             config.plain(settings.temporal),
-            parents={"upsampler": weights.sha256(file)},
+            parents={"upsampler": disk.sha256(file)},
             interface=of_image.interface,
             size=size,
             frames=settings.temporal.frames,
